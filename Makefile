@@ -1,0 +1,37 @@
+# Everything works in .venv inside the clone; both main targets set it up themselves.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: setup demo test slow lint types bench clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## the headline comparison on the shipped tiny model, about 8 minutes on two cores
+	$(BIN)/dopr compare --config configs/demo.yaml
+
+test: setup  ## the fast suite
+	$(BIN)/python -m pytest -n 2 -m 'not slow' -q
+
+slow: setup  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/ledger_speed.py
+	$(BIN)/python benchmarks/driver_overhead.py
+
+clean:
+	rm -rf .venv runs build dist *.egg-info

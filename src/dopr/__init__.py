@@ -1,0 +1,36 @@
+"""dopr: reinforcement learning with verifiable rewards for a fraction of the rollouts."""
+
+from typing import TYPE_CHECKING, Any
+
+from dopr.errors import UserError
+from dopr.strategies import Group, Measure, Request, Strategy, make_strategy
+
+if TYPE_CHECKING:
+    from dopr.config import DoPRConfig
+    from dopr.trainer import DoPRTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DoPRConfig",
+    "DoPRTrainer",
+    "Group",
+    "Measure",
+    "Request",
+    "Strategy",
+    "UserError",
+    "make_strategy",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The trainer pulls in torch and TRL, which strategies and replay can do without.
+    if name == "DoPRTrainer":
+        from dopr.trainer import DoPRTrainer
+
+        return DoPRTrainer
+    if name == "DoPRConfig":
+        from dopr.config import DoPRConfig
+
+        return DoPRConfig
+    raise AttributeError(f"module 'dopr' has no attribute {name!r}")

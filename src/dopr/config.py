@@ -1,0 +1,70 @@
+"""The trainer's settings: TRL's, plus how prompts are chosen."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+from trl import GRPOConfig
+
+from dopr.advantages import ESTIMATORS
+from dopr.errors import unknown_name
+
+EMPTY_UPDATES = ("take", "skip")
+
+
+@dataclass
+class DoPRConfig(GRPOConfig):
+    """GRPOConfig with the choice of prompts.
+
+    Args:
+        strategy: name of a strategy (`dopr strategies` lists them) or `path/to/file.py:Class`.
+        strategy_args: the strategy's options.
+        advantage_estimator: `group` (TRL's own), `leave_one_out` or `dbb`; see `dopr.advantages`.
+            `scale_rewards` applies to the first two.
+        empty_update: what to do in a step whose groups all lack reward variance. `take` the
+            optimiser step on what there is, as TRL does (momentum and decay still act), or `skip`
+            it. A step with nothing to train on at all is always skipped.
+        max_rounds: a strategy that asks for rollouts more often within one step is stopped, and the
+            step is taken on what it has.
+
+    Raises:
+        UserError: unknown estimator or value of `empty_update`.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "strategy_args"]
+
+    strategy: str = field(default="dopr", metadata={"help": "How prompts are chosen."})
+    strategy_args: dict[str, Any] | str | None = field(
+        default_factory=dict, metadata={"help": "Options of the strategy."}
+    )
+    advantage_estimator: str = field(
+        default="group", metadata={"help": "group, leave_one_out or dbb."}
+    )
+    empty_update: str = field(
+        default="take", metadata={"help": "take or skip updates of steps without reward variance."}
+    )
+    max_rounds: int = field(
+        default=64, metadata={"help": "Most rounds of rollouts a strategy may ask for in a step."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.advantage_estimator not in ESTIMATORS:
+            raise unknown_name("advantage_estimator", self.advantage_estimator, ESTIMATORS)
+        if self.empty_update not in EMPTY_UPDATES:
+            raise unknown_name("empty_update", self.empty_update, EMPTY_UPDATES)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The part of the settings that is ours; a plain GRPOConfig gives the defaults."""
+
+    strategy: str = "dopr"
+    strategy_args: dict[str, Any] | str | None = None
+    advantage_estimator: str = "group"
+    empty_update: str = "take"
+    max_rounds: int = 64
+
+    @classmethod
+    def of(cls, args: Any) -> "Selection":
+        names = [f.name for f in fields(cls) if hasattr(args, f.name)]
+        return cls(**{name: getattr(args, name) for name in names})

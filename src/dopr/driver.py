@@ -1,0 +1,168 @@
+"""Runs a strategy: sends its requests out, keeps the ledger, counts every rollout and token.
+
+The trainer, the replay of histories and other engines differ only in the function that turns
+requests into groups; everything a strategy may rely on is here.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from dopr.errors import UserError
+from dopr.ledger import Ledger
+from dopr.strategies.base import Group, Measure, Request, Strategy
+from dopr.stream import PromptStream
+
+logger = logging.getLogger(__name__)
+
+Rollout = Callable[[list[Request]], list[Group]]
+Answer = Callable[[Measure], Any]
+
+
+@dataclass
+class Spent:
+    """Totals since the start of the run; every generated rollout counts, kept or not."""
+
+    rollouts: int = 0
+    generated_tokens: int = 0
+    kept: int = 0
+    groups: int = 0
+    informative_groups: int = 0
+    empty_steps: int = 0  # steps whose kept groups had no reward variance at all
+    abandoned_steps: int = 0  # steps in which the strategy had to be stopped
+
+
+@dataclass
+class StepOutcome:
+    """One step as it went: the groups to train on and all that was generated for them."""
+
+    kept: list[Group]
+    generated: list[Group] = field(default_factory=list)
+
+    @property
+    def signal_rate(self) -> float:
+        """Share of the generated groups with reward variance; NaN if none was generated."""
+        if not self.generated:
+            return float("nan")
+        return sum(group.informative for group in self.generated) / len(self.generated)
+
+
+class Driver:
+    """Keeps one strategy, its stream of prompts and its ledger together.
+
+    Args:
+        strategy: what decides.
+        stream: the order in which prompts are offered.
+        max_rounds: a strategy that asks more often than this within a step is stopped, and the
+            step goes on with the informative groups it has paid for.
+        can_measure: quantities that `measure` will be able to answer.
+
+    Raises:
+        UserError: the strategy needs a quantity that this driver cannot measure.
+    """
+
+    def __init__(
+        self,
+        strategy: Strategy,
+        stream: PromptStream,
+        *,
+        max_rounds: int = 64,
+        can_measure: frozenset[str] = frozenset(),
+    ) -> None:
+        missing = strategy.measures - can_measure
+        if missing:
+            raise UserError(
+                f"strategy {strategy.name!r} needs {', '.join(sorted(missing))} of the policy, "
+                "which this engine cannot measure; choose another strategy"
+            )
+        self.strategy = strategy
+        self.stream = stream
+        self.ledger = Ledger(stream.size, discount=strategy.discount)
+        self.max_rounds = max_rounds
+        self.spent = Spent()
+
+    def step(self, rollout: Rollout, measure: Answer | None = None) -> StepOutcome:
+        """Run the strategy for one optimiser step.
+
+        Args:
+            rollout: turns requests into finished groups, in the same order.
+            measure: answers a `Measure` with one value per prompt.
+        """
+        generated: list[Group] = []
+        plan = self.strategy.step(self.stream, self.ledger)
+        answer: Any = None
+        kept: list[Group] | None = None
+        for _ in range(self.max_rounds):
+            try:
+                asked = plan.send(answer)
+            except StopIteration as stop:
+                kept = list(stop.value or [])
+                break
+            if isinstance(asked, Measure):
+                assert measure is not None  # checked against `measures` at set-up
+                answer = measure(asked)
+            else:
+                answer = self._roll_out(asked, rollout)
+                generated.extend(answer)
+        if kept is None:
+            plan.close()
+            kept = [group for group in generated if group.informative] or generated[-1:]
+            self.spent.abandoned_steps += 1
+            logger.warning(
+                "strategy %s asked for more than %d rounds in one step; training on the %d groups "
+                "at hand",
+                self.strategy.name,
+                self.max_rounds,
+                len(kept),
+            )
+        self._account(kept)
+        self.ledger.end_step()
+        return StepOutcome(kept, generated)
+
+    def _roll_out(self, requests: list[Request], rollout: Rollout) -> list[Group]:
+        for request in requests:
+            if not 0 <= request.prompt_id < self.stream.size or request.num_rollouts < 1:
+                raise UserError(
+                    f"strategy {self.strategy.name!r} made an impossible request: {request}; "
+                    f"prompt ids run from 0 to {self.stream.size - 1} and rollouts from 1"
+                )
+        groups = rollout(requests) if requests else []
+        self.ledger.observe(groups)
+        self.spent.groups += len(groups)
+        self.spent.informative_groups += sum(group.informative for group in groups)
+        self.spent.rollouts += sum(group.num_rollouts for group in groups)
+        self.spent.generated_tokens += int(sum(np.sum(group.tokens) for group in groups))
+        return groups
+
+    def _account(self, kept: list[Group]) -> None:
+        self.spent.kept += sum(group.num_kept for group in kept)
+        if not any(group.informative for group in kept):
+            self.spent.empty_steps += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "strategy_name": self.strategy.name,
+            "strategy": self.strategy.state_dict(),
+            "stream": self.stream.state_dict(),
+            "ledger": self.ledger.state_dict(),
+            "spent": asdict(self.spent),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the saved driver stood.
+
+        Raises:
+            UserError: the checkpoint was made by another strategy or on another pool.
+        """
+        if state["strategy_name"] != self.strategy.name:
+            raise UserError(
+                f"the checkpoint was made by strategy {state['strategy_name']!r}, not "
+                f"{self.strategy.name!r}; resume with the same strategy"
+            )
+        self.stream.load_state_dict(state["stream"])
+        self.ledger.load_state_dict(state["ledger"])
+        self.strategy.load_state_dict(state["strategy"])
+        self.spent = Spent(**state["spent"])

@@ -1,0 +1,26 @@
+"""The one exception that means "you asked for something that cannot be"."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake in what the user asked for.
+
+    The message is one sentence that names the mistake and the mend. The command line prints it and
+    exits with status 2.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not known, offering the nearest one that is.
+
+    Args:
+        kind: what the name should have been, such as "strategy".
+        name: what was given.
+        known: every accepted name.
+    """
+    names = sorted(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(names)}"
+    return UserError(f"unknown {kind} {name!r}; {hint}")

@@ -1,0 +1,92 @@
+"""Ways of spending a rollout budget, one file a method."""
+
+import dataclasses
+from typing import Any
+
+from dopr.errors import UserError, unknown_name
+from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy
+from dopr.strategies.dopr import DoPR
+from dopr.strategies.one_shot import OneShot
+from dopr.strategies.uniform import Uniform
+
+STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Uniform, OneShot, DoPR)}
+
+# A preset is a strategy with some options set; the table of `dopr strategies` lists it too.
+PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "uniform-1": ("uniform", {"prompts_per_step": 1}, "one random prompt a step"),
+    "dopr-paper": (
+        "dopr",
+        {"prior": "optimistic", "exploration": 1.0},
+        "DoPR's plain reconstruction: unseen prompts look like fair coins",
+    ),
+}
+
+
+def make_strategy(name: str, **options: Any) -> Strategy:
+    """Build a strategy by name.
+
+    Args:
+        name: one of `STRATEGIES` or `PRESETS`, or `path/to/file.py:ClassName`.
+        options: the strategy's options; they override a preset's.
+
+    Raises:
+        UserError: unknown name or option (the nearest known one is offered), or a bad value.
+    """
+    cls: type[Strategy]
+    if name in PRESETS:
+        base, defaults, _ = PRESETS[name]
+        cls, options = STRATEGIES[base], defaults | options
+    elif name in STRATEGIES:
+        cls = STRATEGIES[name]
+    elif ".py:" in name:
+        from dopr.loading import load_object
+
+        cls = load_object(name, "strategy")
+        if not (isinstance(cls, type) and issubclass(cls, Strategy)):
+            raise UserError(f"{name!r} is not a Strategy class; derive it from dopr.Strategy")
+    else:
+        raise unknown_name("strategy", name, [*STRATEGIES, *PRESETS])
+    known = [f.name for f in dataclasses.fields(cls) if f.init]
+    for option in options:
+        if option not in known:
+            raise unknown_name(f"option of strategy {name!r}:", option, known)
+    try:
+        return cls(**options)
+    except TypeError as error:
+        raise UserError(f"strategy {name!r} cannot take these options: {error}") from None
+
+
+def describe_strategies() -> list[dict[str, str]]:
+    """Rows of `dopr strategies`: name, summary, source, mark, and when the method pays."""
+    rows = [
+        {"name": c.name, "summary": c.summary, "source": c.source, "mark": c.mark, "pays": c.pays}
+        for c in STRATEGIES.values()
+    ]
+    for name, (base, _, summary) in PRESETS.items():
+        cls = STRATEGIES[base]
+        rows.append(
+            {
+                "name": name,
+                "summary": summary,
+                "source": cls.source,
+                "mark": cls.mark,
+                "pays": cls.pays,
+            }
+        )
+    return sorted(rows, key=lambda row: row["name"])
+
+
+__all__ = [
+    "PRESETS",
+    "STRATEGIES",
+    "DoPR",
+    "Group",
+    "Measure",
+    "OneShot",
+    "Request",
+    "StepPlan",
+    "Strategy",
+    "Uniform",
+    "describe_strategies",
+    "make_strategy",
+]

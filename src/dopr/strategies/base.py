@@ -1,0 +1,164 @@
+"""What a strategy is: a coroutine that decides what to roll out next and what to train on.
+
+A strategy knows no model, tokenizer or trainer. For one optimiser step it yields lists of requests,
+receives the finished groups, may yield again, and returns the groups to train on:
+
+    class OnePrompt(Strategy):
+        def step(self, prompts, ledger):
+            groups = yield [Request(int(prompts.draw(1)[0]), self.num_generations)]
+            return groups
+
+Whoever runs it is a driver (`dopr.driver`): the trainer, the replay of a recorded history, or
+another engine's loop.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr.errors import UserError
+from dopr.ledger import Ledger
+from dopr.stream import PromptStream
+
+# Two rewards closer than this are the same: rounding must not make a group look informative.
+REWARD_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Ask for `num_rollouts` completions of one prompt (its row number in the pool)."""
+
+    prompt_id: int
+    num_rollouts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """Ask for something the policy can tell without generating.
+
+    The driver answers with one value (or row) per prompt and counts the forward tokens. A strategy
+    lists what it may ask for in `Strategy.measures`, so that a driver that cannot answer refuses
+    when the run is set up.
+    """
+
+    prompt_ids: tuple[int, ...]
+    quantity: Literal["perplexity", "embedding"]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """The finished rollouts of one request.
+
+    Attributes:
+        prompt_id: row number of the prompt in the pool.
+        rewards: shape (n,), one per rollout; NaN where no reward function could score it.
+        tokens: shape (n,), generated tokens per rollout.
+        step: optimiser step in which it was generated.
+        entropy: mean token entropy in nats, NaN where nobody measured it.
+        handle: the driver's own reference to the rollouts.
+        kept: indices of the rollouts to train on, or None for all of them.
+        baseline: what to subtract from the rewards instead of the group's own mean.
+        weights: shape (n,), factors on the advantages.
+    """
+
+    prompt_id: int
+    rewards: NDArray[np.float64]
+    tokens: NDArray[np.int64]
+    step: int = 0
+    entropy: float = float("nan")
+    handle: Any = None
+    kept: NDArray[np.int64] | None = None
+    baseline: float | None = None
+    weights: NDArray[np.float64] | None = None
+
+    @property
+    def num_rollouts(self) -> int:
+        return len(self.rewards)
+
+    @property
+    def num_kept(self) -> int:
+        return self.num_rollouts if self.kept is None else len(self.kept)
+
+    @property
+    def scored(self) -> NDArray[np.float64]:
+        """The rewards that exist, shape (m,), m <= n."""
+        return self.rewards[~np.isnan(self.rewards)]
+
+    @property
+    def mean(self) -> float:
+        """Mean reward, NaN where nothing could be scored."""
+        scored = self.scored
+        return float(scored.mean()) if scored.size else float("nan")
+
+    @property
+    def informative(self) -> bool:
+        """Whether the rewards differ at all: a group without variance has no gradient."""
+        scored = self.scored
+        return bool(scored.size > 1 and np.ptp(scored) > REWARD_TOLERANCE)
+
+    def keep(self, indices: NDArray[np.int64]) -> "Group":
+        """The same group, to be trained on the given rollouts only.
+
+        Raises:
+            IndexError: an index outside the group.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= self.num_rollouts):
+            raise IndexError(f"keep() got indices outside a group of {self.num_rollouts} rollouts")
+        return replace(self, kept=indices)
+
+
+# One optimiser step: yields requests (or a measure), receives groups (or values), returns groups.
+StepPlan = Generator[list[Request] | Measure, Any, list[Group]]
+
+
+@dataclass
+class Strategy(ABC):
+    """Base of all strategies: a dataclass whose fields are its options.
+
+    Attributes:
+        num_generations: rollouts in an ordinary group; the trainer fills in its own setting.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    mark: ClassVar[str]
+    pays: ClassVar[Literal["pre", "post"]] = "pre"
+    measures: ClassVar[frozenset[str]] = frozenset()
+
+    num_generations: int = field(default=8, kw_only=True)
+
+    @abstractmethod
+    def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
+        """Plan one optimiser step; see the module's text."""
+
+    @property
+    def discount(self) -> float:
+        """Factor by which older rewards fade in the ledger at each visit; 1 keeps them all."""
+        return 1.0
+
+    def metrics(self) -> dict[str, float]:
+        """What to log about the last step's choice."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed run needs besides ledger and stream: plain values and arrays."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional hook
+        """Take back what `state_dict` gave."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Refuse an option that makes no sense, in one sentence.
+
+    Raises:
+        UserError: the condition does not hold.
+    """
+    if not condition:
+        raise UserError(message)

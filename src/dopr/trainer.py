@@ -1,0 +1,460 @@
+"""DoPRTrainer: TRL's GRPOTrainer with a strategy choosing what to roll out.
+
+This file is the only one that touches TRL's private methods. It wraps them by `super()` and copies
+none; tests/test_trl_contract.py fails when one of them moves. The core loop is
+`_generate_and_score_completions`: the driver runs the strategy, `_roll_out` turns each round of
+requests into groups by TRL's own generation and scoring, and `_assemble` makes the training batch.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from numpy.typing import NDArray
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from trl import GRPOTrainer
+
+from dopr import batching, checkpoint
+from dopr.advantages import compute_advantages
+from dopr.config import Selection
+from dopr.driver import Driver, StepOutcome
+from dopr.errors import UserError
+from dopr.pool import prompt_names
+from dopr.runlog import StepLog
+from dopr.strategies import Group, Request, Strategy, Uniform, make_strategy
+from dopr.stream import OfferedStream, PromptStream
+
+# Losses that TRL averages over rows or over a micro-batch's tokens rather than over all tokens of
+# the step: with a varying number of rows their scale has to be set right from outside.
+_MEAN_OVER_ROWS = ("grpo", "dr_grpo", "sapo", "luspo")
+_MEAN_OVER_MICRO_BATCH_TOKENS = ("bnpo",)
+
+_ROW = "dopr_row"  # column with a prompt's row number, only where the loader's order is used
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Round:
+    """One call of TRL's generation and scoring.
+
+    Attributes:
+        batch: TRL's output, this process's rows.
+        local_rows: rows on each process.
+        advantages_hold: TRL knew the groups' size, so its advantages are right.
+    """
+
+    batch: dict[str, Any]
+    local_rows: int
+    advantages_hold: bool
+
+
+# A kept group with the advantages of all its rollouts.
+_Trained = tuple[Group, NDArray[np.float64]]
+
+
+class _Clock(TrainerCallback):
+    """Counts seconds spent in training steps, leaving out evaluation and saving."""
+
+    def __init__(self, trainer: "DoPRTrainer") -> None:
+        self._trainer = trainer
+        self._began = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self._trainer.training_seconds += time.perf_counter() - self._began
+
+
+class DoPRTrainer(GRPOTrainer):
+    """A drop-in for GRPOTrainer that chooses prompts before paying for their rollouts.
+
+    Args:
+        model, reward_funcs, args, train_dataset, **kwargs: as for `trl.GRPOTrainer`. `args` may be
+            a plain `GRPOConfig`, which gives DoPR with its defaults.
+        strategy: a `Strategy` object or a name; overrides the one in `args`.
+
+    Attributes:
+        driver: the running strategy with its ledger and its totals.
+        prompt_names: the id of each prompt of the pool, in the order of the ledger's rows.
+        training_seconds: time in training steps, evaluation and saving left out.
+
+    Raises:
+        UserError: no training rows, an unknown strategy or option, or a streaming dataset.
+    """
+
+    # TRL and transformers declare these more loosely than they use them.
+    args: Any
+    model: Any
+    _buffered_inputs: Any
+    _logs: Any
+
+    def __init__(
+        self,
+        model: Any,
+        reward_funcs: Any = None,
+        args: Any = None,
+        train_dataset: Any = None,
+        *positional: Any,
+        strategy: Strategy | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(train_dataset, Dataset):
+            raise UserError(
+                "DoPRTrainer needs a map-style datasets.Dataset as train_dataset: choosing among "
+                "prompts needs to look them up by row"
+            )
+        if len(train_dataset) == 0:
+            raise UserError("train_dataset is empty; give at least one prompt")
+        self._settings = Selection.of(args)
+        self._pool = train_dataset
+        self.prompt_names = prompt_names(train_dataset)
+        self.training_seconds = 0.0
+        super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
+        self.driver = self._make_driver(strategy)
+        if isinstance(self.driver.stream, OfferedStream):
+            self.train_dataset = train_dataset.add_column(_ROW, list(range(len(train_dataset))))
+        self.add_callback(_Clock(self))
+        self._step_log = StepLog(Path(self.args.output_dir) / "metrics.jsonl")
+        self._micro_batches: list[dict[str, Any]] | None = None
+        self._round_rewards: NDArray[np.float64] | None = None
+        self._round_tokens: NDArray[np.int64] | None = None
+        self._round_names: list[str] | None = None
+        self._entropies: torch.Tensor | None = None
+        self._entropy_totals: dict[int, tuple[float, int]] = {}
+
+    def _make_driver(self, strategy: Strategy | str | None) -> Driver:
+        if not isinstance(strategy, Strategy):
+            options = self._settings.strategy_args
+            if isinstance(options, str):
+                raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
+            options = {"num_generations": self.num_generations} | (options or {})
+            strategy = make_strategy(strategy or self._settings.strategy, **options)
+        size, seed = len(self._pool), self.args.seed
+        stream = PromptStream(size, seed)
+        if isinstance(strategy, Uniform) and strategy.prompts_per_step is None:
+            # Without options uniform choice is plain GRPO: the trainer's batch and its order.
+            strategy.prompts_per_step = self.args.generation_batch_size // self.num_generations
+            stream = OfferedStream(size, seed)
+        return Driver(strategy, stream, max_rounds=self._settings.max_rounds)
+
+    # -- the step ---------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        if isinstance(self.driver.stream, OfferedStream):
+            self.driver.stream.offer(self._loader_order(inputs))
+        self._flush_entropies()
+        outcome = self.driver.step(self._roll_out)
+        self._log_choice(outcome)
+        return self._assemble(outcome)
+
+    def _loader_order(self, inputs: list[dict[str, Any]]) -> NDArray[np.int64]:
+        """The prompts of the loader's batch over all processes, each once."""
+        rows = gather_object([row[_ROW] for row in inputs])
+        return np.asarray(rows[:: self.num_generations], dtype=np.int64)
+
+    def _roll_out(self, requests: list[Request]) -> list[Group]:
+        """Generate and score one round of requests with TRL; the same groups on every process."""
+        ids = np.repeat([r.prompt_id for r in requests], [r.num_rollouts for r in requests])
+        self._assert_same_choice(ids)
+        processes = self.accelerator.num_processes
+        filled = np.append(ids, [ids[-1]] * (-len(ids) % processes)).astype(np.int64)
+        local = len(filled) // processes
+        first = self.accelerator.process_index * local
+        mine = filled[first : first + local]
+        found = {int(i): self._pool[int(i)] for i in np.unique(mine)}
+        sizes = {r.num_rollouts for r in requests}
+        regular = len(sizes) == 1 and len(filled) == len(ids)
+        self._round_names = [self.prompt_names[i] for i in mine]
+        with self._group_size(sizes.pop() if regular else 1):
+            batch = super()._generate_and_score_completions([dict(found[int(i)]) for i in mine])
+        self._round_names = None
+        assert self._round_rewards is not None and self._round_tokens is not None
+        step, groups, start = self.driver.ledger.step, [], 0
+        done = _Round(batch, local, regular)
+        for request in requests:
+            rows = slice(start, start + request.num_rollouts)
+            rewards, tokens = self._round_rewards[rows], self._round_tokens[rows]
+            groups.append(Group(request.prompt_id, rewards, tokens, step, handle=(done, start)))
+            start = rows.stop
+        if not regular:
+            blank = [not group.informative for group in groups]
+            self._metrics["train"]["frac_reward_zero_std"][-1] = float(np.mean(blank))
+        return groups
+
+    @contextlib.contextmanager
+    def _group_size(self, size: int) -> Iterator[None]:
+        """Let TRL see groups of `size`; 1 makes it leave unequal groups alone."""
+        usual, self.num_generations = self.num_generations, size
+        try:
+            yield
+        finally:
+            self.num_generations = usual
+
+    def _assert_same_choice(self, ids: NDArray[np.int64]) -> None:
+        if self.accelerator.num_processes == 1:
+            return
+        choices = gather_object([ids.tolist()])
+        if any(choice != choices[0] for choice in choices):
+            raise RuntimeError(
+                "the processes chose different prompts; strategies must use only the ledger, the "
+                f"stream and their own saved state (chosen: {choices})"
+            )
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
+    ) -> torch.Tensor:
+        if self._round_names is not None:
+            self._log_completion_extra("prompt_id", self._round_names)
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._round_names is not None:
+            total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
+            total[torch.isnan(rewards).all(dim=1)] = torch.nan
+            self._round_rewards = total.double().cpu().numpy()
+            lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards.device)
+            self._round_tokens = self.accelerator.gather(lengths).cpu().numpy()
+        return rewards
+
+    # -- the training batch -----------------------------------------------------------------
+
+    def _assemble(self, outcome: StepOutcome) -> dict[str, Any]:
+        """The kept rollouts as TRL's training batch, or the micro-batches cut by our own hand."""
+        settings, ledger = self._settings, self.driver.ledger
+        advantages = compute_advantages(
+            outcome.kept, ledger, settings.advantage_estimator, self.scale_rewards
+        )
+        own_shape = self._fills_batch_exactly(outcome)
+        if own_shape and self._trl_advantages_hold(outcome):
+            return self._whole_batch(outcome, None)
+        self._relog_advantages(outcome, advantages)
+        flat = np.concatenate(advantages) if advantages else np.empty(0)
+        idle = settings.empty_update == "skip" and not np.any(flat)
+        if own_shape and not idle:
+            return self._whole_batch(outcome, flat)
+        trained = [] if idle else list(zip(outcome.kept, advantages, strict=True))
+        self._micro_batches = self._cut_micro_batches(trained)
+        # TRL shuffles and cuts what it gets here; `_prepare_inputs` then puts ours in its place.
+        return {"advantages": torch.zeros(self.args.steps_per_generation)}
+
+    def _fills_batch_exactly(self, outcome: StepOutcome) -> bool:
+        """Whether this is a batch as TRL makes it: one round, every rollout kept, usual size."""
+        kept, generated = outcome.kept, outcome.generated
+        if len(kept) != len(generated) or not kept:
+            return False
+        in_order = all(k.handle is g.handle for k, g in zip(kept, generated, strict=True))
+        one_round = all(g.handle[0] is kept[0].handle[0] for g in kept)
+        usual = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        return (
+            in_order
+            and one_round
+            and all(group.kept is None for group in kept)
+            and kept[0].handle[0].local_rows == usual
+            and sum(group.num_rollouts for group in kept) == usual * self.accelerator.num_processes
+        )
+
+    def _trl_advantages_hold(self, outcome: StepOutcome) -> bool:
+        return (
+            self._settings.advantage_estimator == "group"
+            and outcome.kept[0].handle[0].advantages_hold
+            and all(group.baseline is None and group.weights is None for group in outcome.kept)
+        )
+
+    def _whole_batch(
+        self, outcome: StepOutcome, advantages: NDArray[np.float64] | None
+    ) -> dict[str, Any]:
+        done: _Round = outcome.kept[0].handle[0]
+        first = self.accelerator.process_index * done.local_rows
+        mine = slice(first, first + done.local_rows)
+        ids = np.concatenate([[g.prompt_id] * g.num_rollouts for g in outcome.kept])[mine]
+        batch = done.batch | {"dopr_prompt": torch.as_tensor(ids, device=self.accelerator.device)}
+        if advantages is not None:
+            batch["advantages"] = torch.as_tensor(
+                advantages[mine], dtype=torch.float32, device=self.accelerator.device
+            )
+        return batch
+
+    def _cut_micro_batches(self, trained: list[_Trained]) -> list[dict[str, Any]]:
+        """Any number of kept rollouts as `steps_per_generation` micro-batches, blank ones first.
+
+        The full ones come last because the optimiser acts (and processes average their gradients)
+        at the last micro-batch of an accumulation window.
+        """
+        steps, processes = self.args.steps_per_generation, self.accelerator.num_processes
+        skip = {"dopr_skip": torch.ones(())}
+        parts, per_process = self._local_rows(trained)
+        total = int(per_process.sum())
+        if total == 0:
+            return [skip] * steps
+        batch = batching.concatenate(parts, self._tokenizer.pad_token_id)
+        dense = steps == self.args.gradient_accumulation_steps
+        pieces, rows = batching.micro_batch_shape(
+            int(per_process.max()), self.args.per_device_train_batch_size, steps, dense
+        )
+        batch = batching.fill_up(batch, pieces * rows)
+        tokens = self.accelerator.gather(_loss_mask(batch).sum()).sum()
+        micro_batches = []
+        for piece in batching.cut(batch, pieces):
+            piece["num_items_in_batch"] = tokens
+            if self.loss_type in _MEAN_OVER_ROWS:
+                piece["dopr_scale"] = torch.tensor(steps * rows * processes / total)
+            elif self.loss_type in _MEAN_OVER_MICRO_BATCH_TOKENS:
+                share = _loss_mask(piece).sum() / tokens.clamp(min=1)
+                piece["dopr_scale"] = share * steps * processes
+            micro_batches.append(piece)
+        return [skip] * (steps - pieces) + micro_batches
+
+    def _local_rows(self, trained: list[_Trained]) -> tuple[list[batching.Rows], NDArray[np.int64]]:
+        """This process's part of every kept group, and the number of kept rows per process."""
+        device = self.accelerator.device
+        per_process = np.zeros(self.accelerator.num_processes, dtype=np.int64)
+        parts = []
+        for group, values in trained:
+            done, start = group.handle
+            chosen = np.arange(group.num_rollouts) if group.kept is None else group.kept
+            owner, row = np.divmod(start + chosen, done.local_rows)
+            per_process += np.bincount(owner, minlength=len(per_process))
+            here = owner == self.accelerator.process_index
+            parts.append(
+                batching.Rows(
+                    done.batch,
+                    torch.as_tensor(row[here], device=device),
+                    torch.as_tensor(values[chosen[here]], dtype=torch.float32, device=device),
+                    torch.full((int(here.sum()),), group.prompt_id, device=device),
+                )
+            )
+        return parts, per_process
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._micro_batches is None or not self.model.training:
+            return inputs
+        self._buffered_inputs, self._micro_batches = self._micro_batches, None
+        return self._buffered_inputs[self._step % self.args.steps_per_generation]
+
+    # -- loss and entropy -------------------------------------------------------------------
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        if "dopr_skip" in inputs:
+            # No parameter gets a gradient, so an optimiser step after only such batches is none.
+            return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        loss = super()._compute_loss(model, inputs)
+        if "dopr_prompt" in inputs and self.model.training:
+            self._note_entropies(inputs)
+        scale = inputs.get("dopr_scale")
+        return loss if scale is None else loss * scale.to(loss.device)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._entropies = result[1]
+        return result
+
+    def _note_entropies(self, inputs: dict[str, Any]) -> None:
+        """Add a micro-batch's token entropies to its prompts; the forward pass is paid anyway."""
+        if self._entropies is None:
+            return
+        mask = _loss_mask(inputs)
+        sums = (self._entropies.detach() * mask).sum(1).double()
+        rows = torch.stack([inputs["dopr_prompt"].double(), sums, mask.sum(1).double()], dim=1)
+        self._entropies = None
+        for prompt, total, count in self.accelerator.gather(rows).tolist():
+            if prompt >= 0 and count:
+                old_total, old_count = self._entropy_totals.get(int(prompt), (0.0, 0))
+                self._entropy_totals[int(prompt)] = (old_total + total, old_count + int(count))
+
+    def _flush_entropies(self) -> None:
+        """Write the entropies of the finished step to the ledger."""
+        if not self._entropy_totals:
+            return
+        for prompt, (total, count) in self._entropy_totals.items():
+            self.driver.ledger.observe_entropy(prompt, total / count)
+        totals = self._entropy_totals.values()
+        mean = sum(total for total, _ in totals) / sum(count for _, count in totals)
+        self.driver.ledger.observe_policy_entropy(mean)
+        self._entropy_totals = {}
+
+    # -- logs and checkpoints ---------------------------------------------------------------
+
+    def _log_choice(self, outcome: StepOutcome) -> None:
+        """Put what was chosen and spent where TRL's `log` will find it."""
+        metrics, driver = self._metrics["train"], self.driver
+        for name, value in driver.strategy.metrics().items():
+            metrics[name].append(value)
+        metrics["select/signal_rate"].append(outcome.signal_rate)
+        metrics["select/coverage"] = [driver.ledger.coverage]
+        metrics["rollout/rollouts_total"] = [driver.spent.rollouts]
+        metrics["rollout/generated_tokens_total"] = [driver.spent.generated_tokens]
+        metrics["rollout/kept_total"] = [driver.spent.kept]
+        metrics["rollout/empty_steps_total"] = [driver.spent.empty_steps]
+        metrics["rollout/abandoned_steps_total"] = [driver.spent.abandoned_steps]
+        for group in outcome.generated:
+            self._step_log.chose(self.prompt_names[group.prompt_id], group.mean)
+
+    def _relog_advantages(
+        self, outcome: StepOutcome, advantages: list[NDArray[np.float64]]
+    ) -> None:
+        """Correct the completions table where TRL could not know the advantages."""
+        table = {id(g.handle): np.zeros(g.num_rollouts) for g in outcome.generated}
+        for group, values in zip(outcome.kept, advantages, strict=True):
+            chosen = slice(None) if group.kept is None else group.kept
+            if id(group.handle) in table:
+                table[id(group.handle)][chosen] = values[chosen]
+        logged = self._logs["advantages"]
+        flat = np.concatenate([table[id(g.handle)] for g in outcome.generated] or [np.empty(0)])
+        for _ in range(min(len(flat), len(logged))):
+            logged.pop()
+        logged.extend(flat.tolist())
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        training = self.model.training
+        super().log(logs, start_time)
+        if training and "loss" in logs and self.accelerator.is_main_process:
+            self._step_log.write(self.state.global_step, logs, self.training_seconds)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # Rotation waits until the new checkpoint is known to be whole, or a full disk could leave
+        # none at all.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self._flush_entropies()
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        run_dir = self._get_output_dir(trial=trial)
+        folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        state = self.driver.state_dict() | {"training_seconds": self.training_seconds}
+        checkpoint.save_state(folder, state)
+        checkpoint.write_manifest(folder)
+        rotate_checkpoints(
+            output_dir=run_dir,
+            save_total_limit=limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        super()._load_optimizer_and_scheduler(folder)
+        if folder is None:
+            return
+        state = checkpoint.load_state(Path(folder))
+        self.driver.load_state_dict(state)
+        self.training_seconds = state["training_seconds"]
+        if self.accelerator.is_main_process:
+            self._step_log.resume(self.state.global_step)
+
+
+def _loss_mask(inputs: dict[str, Any]) -> torch.Tensor:
+    """Which completion tokens count, shape (B, T)."""
+    mask = inputs["completion_mask"]
+    return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask

@@ -1,0 +1,117 @@
+"""The ledger's statistics against numbers worked out by hand and against NumPy."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dopr.ledger import _COLUMNS, Ledger
+from dopr.strategies import Group
+
+
+def group(prompt: int, rewards: list[float], **fields: float) -> Group:
+    return Group(prompt, np.array(rewards, float), np.full(len(rewards), 3), **fields)  # type: ignore[arg-type]
+
+
+def test_fair_coin_scores_one_and_constant_rewards_zero() -> None:
+    ledger = Ledger(3)
+    ledger.observe([group(0, [0, 1, 0, 1]), group(1, [1, 1, 1, 1])])
+    assert ledger.volatility("total").tolist() == [1.0, 0.0, 0.0]
+    assert ledger.volatility("within", np.array([0, 1])).tolist() == [1.0, 0.0]
+
+
+def test_discounted_volatility_by_hand() -> None:
+    # First visit 4 x 0, second 4 x 1, discount 0.5: weights 2 and 4, mean 4/6,
+    # variance (4/6)(2/6) = 2/9, times 4 = 8/9. Visit means 0 and 1 weigh 0.5 and 1: the same 2/9.
+    ledger = Ledger(1, discount=0.5)
+    for rewards in ([0.0] * 4, [1.0] * 4):
+        ledger.observe([group(0, rewards)])
+        ledger.end_step()
+    assert ledger.mean[0] == pytest.approx(4 / 6)
+    assert ledger.volatility("total")[0] == pytest.approx(8 / 9)
+    assert ledger.volatility("between")[0] == pytest.approx(8 / 9)
+    assert ledger.volatility("within")[0] == 0.0
+    assert ledger.visits[0] == 2 and ledger.rollouts[0] == 8 and ledger.tokens[0] == 24
+
+
+def test_binary_volatility_is_four_p_times_one_minus_p() -> None:
+    ledger = Ledger(1, discount=0.7)
+    ledger.observe([group(0, [1, 0, 0, 0])])
+    ledger.end_step()
+    ledger.observe([group(0, [1, 1, 0, 0])])
+    p = float(ledger.mean[0])
+    assert ledger.volatility("total")[0] == pytest.approx(4 * p * (1 - p), rel=1e-5)
+
+
+def test_two_groups_of_a_prompt_in_one_step_are_one_visit() -> None:
+    ledger = Ledger(1, discount=0.5)
+    ledger.observe([group(0, [0, 1])])
+    ledger.observe([group(0, [1, 1])])
+    assert ledger.visits[0] == 1
+    assert ledger.weight[0] == 4 and ledger.mean[0] == pytest.approx(0.75)
+
+
+def test_unscored_rewards_cost_but_teach_nothing() -> None:
+    ledger = Ledger(1)
+    ledger.observe([group(0, [np.nan, 1.0, np.nan, 0.0])])
+    assert ledger.rollouts[0] == 4 and ledger.weight[0] == 2 and ledger.mean[0] == 0.5
+    ledger.end_step()
+    ledger.observe([group(0, [np.nan, np.nan])])
+    assert ledger.rollouts[0] == 6 and ledger.mean[0] == 0.5
+
+
+@given(
+    st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=6), min_size=1, max_size=6),
+    st.floats(0.1, 1.0),
+)
+def test_discounted_mean_and_variance_equal_their_definition(
+    visits: list[list[float]], discount: float
+) -> None:
+    ledger = Ledger(1, discount)
+    for rewards in visits:
+        ledger.observe([group(0, rewards)])
+        ledger.end_step()
+    flat = np.concatenate([np.array(v) for v in visits])
+    age = np.concatenate([[len(visits) - 1 - i] * len(v) for i, v in enumerate(visits)])
+    weights = discount**age
+    mean = np.average(flat, weights=weights)
+    variance = np.average((flat - mean) ** 2, weights=weights)
+    assert ledger.mean[0] == pytest.approx(mean, abs=1e-4)
+    assert ledger.squares[0] / ledger.weight[0] == pytest.approx(variance, abs=1e-3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.lists(st.integers(0, 1), min_size=2)), max_size=20))
+def test_running_pool_mean_equals_the_mean_over_visited(
+    visits: list[tuple[int, list[int]]],
+) -> None:
+    ledger = Ledger(5, 0.8)
+    for prompt, rewards in visits:
+        ledger.observe([group(prompt, [float(r) for r in rewards])])
+        ledger.end_step()
+    seen = ledger.visits > 0
+    assert ledger.coverage == seen.mean()
+    for kind in ("total", "within", "between"):
+        if seen.any():
+            expected = ledger.volatility(kind)[seen].mean()
+            assert ledger.mean_volatility(kind) == pytest.approx(expected, abs=1e-4)
+        else:
+            assert np.isnan(ledger.mean_volatility(kind))
+
+
+def test_state_round_trip() -> None:
+    ledger = Ledger(3, 0.9)
+    ledger.observe([group(0, [0, 1]), group(2, [1, 1], entropy=0.5)])
+    ledger.observe_policy_entropy(1.5)
+    ledger.end_step()
+    other = Ledger(3, 0.9)
+    other.load_state_dict(ledger.state_dict())
+    for column in _COLUMNS:
+        assert np.array_equal(getattr(ledger, column), getattr(other, column), equal_nan=True)
+    for each in (ledger, other):
+        each.observe([group(1, [0, 1, 1])])
+    assert other.mean_volatility("total") == ledger.mean_volatility("total")
+    assert other.step == 1 and other.mean_entropy == 0.5 and other.initial_entropy == 1.5
+
+
+def test_a_prompt_costs_at_most_64_bytes() -> None:
+    assert sum(np.dtype(dtype).itemsize for dtype in _COLUMNS.values()) <= 64
