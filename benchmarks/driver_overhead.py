@@ -1,0 +1,131 @@
+"""What the driver adds to a step of plain GRPO: `python benchmarks/driver_overhead.py`.
+
+Two trainers on equal models take turns step by step in one process, so that drift of the machine
+hits both. Both roll out the same number of prompts, completions and tokens (every completion is
+forced to full length). Writes docs/results/driver-overhead.json. Target: at most 3% of a step.
+"""
+
+import argparse
+import json
+import platform
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from dopr import DoPRConfig, DoPRTrainer
+
+MODEL = Path(__file__).parent.parent / "src" / "dopr" / "assets" / "tiny-reasoner"
+OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "driver-overhead.json"
+POOL = 512
+
+
+class TakeTurns(TrainerCallback):
+    """Lets one trainer take a step, then the other; notes the seconds of each step."""
+
+    def __init__(self, mine: threading.Semaphore, other: threading.Semaphore) -> None:
+        self.mine, self.other = mine, other
+        self.seconds: list[float] = []
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self.mine.acquire()
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seconds.append(time.perf_counter() - self.began)
+        self.other.release()
+
+
+def coin_reward(completions: list[str], **columns: Any) -> list[float]:
+    return [float(sum(map(ord, completion)) % 2) for completion in completions]
+
+
+def make(cls: Any, config: Any, callback: TakeTurns, folder: str, steps: int, prompts: int) -> Any:
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    dataset = Dataset.from_dict({"prompt": [f"{i % 10}+{i // 10}=" for i in range(POOL)]})
+    ours = {"strategy": "dopr", "strategy_args": {"prompts_per_step": prompts}}
+    args = config(
+        output_dir=folder,
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to="none",
+        disable_tqdm=True,
+        save_strategy="no",
+        logging_steps=1,
+        max_steps=steps,
+        learning_rate=1e-5,
+        num_generations=8,
+        per_device_train_batch_size=8 * prompts,
+        max_completion_length=40,
+        generation_kwargs={"min_new_tokens": 40},
+        **(ours if cls is DoPRTrainer else {}),
+    )
+    model = AutoModelForCausalLM.from_pretrained(MODEL)
+    return cls(
+        model, coin_reward, args, dataset, processing_class=tokenizer, callbacks=[callback]
+    )
+
+
+def measure(steps: int, prompts: int) -> dict[str, Any]:
+    first, second = threading.Semaphore(1), threading.Semaphore(0)
+    plain_turns, our_turns = TakeTurns(first, second), TakeTurns(second, first)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = make(GRPOTrainer, GRPOConfig, plain_turns, f"{folder}/a", steps, prompts)
+        ours = make(DoPRTrainer, DoPRConfig, our_turns, f"{folder}/b", steps, prompts)
+        threads = [threading.Thread(target=t.train) for t in (plain, ours)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    skip = steps // 10  # warm-up
+    a, b = np.array(plain_turns.seconds[skip:]), np.array(our_turns.seconds[skip:])
+    ratios = b / a
+    rng = np.random.default_rng(0)
+    medians = [np.median(rng.choice(ratios, len(ratios))) for _ in range(2000)]
+    return {
+        "prompts_per_step": prompts,
+        "rollouts_per_step": 8 * prompts,
+        "tokens_per_rollout": 40,
+        "steps": len(a),
+        "plain_ms": float(np.median(a) * 1e3),
+        "dopr_ms": float(np.median(b) * 1e3),
+        "ratio_median": float(np.median(ratios)),
+        "ratio_low": float(np.quantile(medians, 0.025)),
+        "ratio_high": float(np.quantile(medians, 0.975)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    transformers.logging.set_verbosity_error()
+    result = {
+        "shapes": [measure(options.steps, prompts) for prompts in (1, 8)],
+        "threads": options.threads,
+        "versions": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "trl": trl.__version__,
+            "python": platform.python_version(),
+        },
+        "command": "python benchmarks/driver_overhead.py",
+    }
+    OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

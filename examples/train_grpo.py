@@ -1,0 +1,49 @@
+"""An ordinary TRL script: GRPO on a JSON-lines file with columns `prompt` and `answer`.
+
+    python examples/train_grpo.py MODEL DATA.jsonl OUTPUT_DIR
+
+To let DoPR choose the prompts, change the import and nothing else:
+
+    from dopr import DoPRConfig as GRPOConfig, DoPRTrainer as GRPOTrainer
+"""
+
+import sys
+
+import torch
+from datasets import load_dataset
+from trl import GRPOConfig, GRPOTrainer
+
+
+def contains_answer(completions, answer, **columns):
+    """1 where the completion holds the reference answer."""
+    texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+    return [float(gold in text) for text, gold in zip(texts, answer, strict=True)]
+
+
+def main() -> None:
+    model, data, output_dir = sys.argv[1:4]
+    on_gpu = torch.cuda.is_available()
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=contains_answer,
+        args=GRPOConfig(
+            output_dir=output_dir,
+            max_steps=5,
+            per_device_train_batch_size=8,
+            num_generations=4,
+            max_completion_length=16,
+            learning_rate=1e-5,
+            logging_steps=1,
+            report_to="none",
+            use_cpu=not on_gpu,
+            bf16=on_gpu,
+            gradient_checkpointing=False,
+        ),
+        train_dataset=load_dataset("json", data_files=data, split="train"),
+    )
+    trainer.train()
+    trainer.save_model(f"{output_dir}/final")
+
+
+if __name__ == "__main__":
+    main()
