@@ -4,7 +4,9 @@ r"""How often `math_reward` accepts the reference and refuses another row's answ
 
 FOLDER holds `math500_test.jsonl`, `gsm8k_test.jsonl` and `amc23_test.jsonl`. For every row,
 `\boxed{gold}` must score 1, and the answer of another row (a seeded derangement, passing over rows
-whose answer is the same) must score 0. Writes the shares and every failing row.
+whose answer is the same) must score 0. Writes the shares and every failing row. Equal texts are
+accepted without any algebra, so two harder readings stand beside them: the answer unmarked in a
+sentence (math-verify reads both sides), and the dataset's own worked solution where there is one.
 """
 
 import argparse
@@ -67,6 +69,10 @@ def check(path: Path, rows: int | None = None) -> dict[str, Any]:
     accepted = _score(answers, answers)
     refused = _score(others, answers)
     seconds = time.perf_counter() - started
+    unmarked = _reward([f"Therefore the answer is ${answer}$." for answer in answers], answers)
+    solved = [(json.loads(info).get("solution"), i) for i, info in enumerate(dataset["extra_info"])]
+    worked = [(text, answers[i]) for text, i in solved if isinstance(text, str)]
+    solutions = _reward([text for text, _ in worked], [answer for _, answer in worked])
     failures = [
         {"id": ids[i], "gold": answers[i], "given": answers[i], "reward": reward, "expected": 1.0}
         for i, reward in enumerate(accepted)
@@ -80,13 +86,23 @@ def check(path: Path, rows: int | None = None) -> dict[str, Any]:
         "rows": len(answers),
         "gold_accepted": accepted.count(1.0) / len(answers),
         "other_refused": refused.count(0.0) / len(answers),
+        "gold_unmarked_accepted": unmarked.count(1.0) / len(answers),
+        "worked_solution_accepted": solutions.count(1.0) / len(worked) if worked else None,
         "seconds_per_check": round(seconds / (2 * len(answers)), 5),
         "failures": failures,
+        "unmarked_not_accepted": [
+            {"id": ids[i], "gold": answers[i], "reward": reward}
+            for i, reward in enumerate(unmarked)
+            if reward != 1.0
+        ],
     }
 
 
 def _score(given: list[str], gold: list[str]) -> list[float | None]:
-    completions = [f"So the answer is \\boxed{{{answer}}}." for answer in given]
+    return _reward([f"So the answer is \\boxed{{{answer}}}." for answer in given], gold)
+
+
+def _reward(completions: list[str], gold: list[str]) -> list[float | None]:
     return math_reward(prompts=[""] * len(gold), completions=completions, answer=gold)
 
 
@@ -103,9 +119,9 @@ def main() -> None:
     results = {}
     for name in FILES:
         results[name] = check(arguments.folder / f"{name}.jsonl")
-        shares = {key: value for key, value in results[name].items() if key != "failures"}
+        shares = {key: value for key, value in results[name].items() if not isinstance(value, list)}
         print(name, json.dumps(shares))
-        for failure in results[name]["failures"]:
+        for failure in results[name]["failures"] + results[name]["unmarked_not_accepted"]:
             print("   ", json.dumps(failure))
     report = {"files": results, "checker": checker_stats()}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,93 @@
+"""Mathematical equivalence, checked by math-verify in child processes."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dopr.errors import UserError
+from dopr.rewards import extract
+from dopr.rewards.sandbox import Pool
+from dopr.rewards.stats import LogMetric, record
+
+RewardFunction = Callable[..., list[float | None]]
+
+_RULES = (extract.boxed, extract.answer_tag, extract.hashes)
+
+
+def require_answers(reward: str, answer: Sequence[Any] | None, number: int) -> Sequence[Any]:
+    """The reference column, one a completion.
+
+    Raises:
+        UserError: there is no column `answer`, or its length differs from the completions'.
+    """
+    if answer is None:
+        raise UserError(
+            f"{reward} needs the reference in a column named 'answer'; "
+            "rename the dataset's column or map it with columns={'answer': ...}"
+        )
+    if len(answer) != number:
+        raise UserError(f"{reward} got {len(answer)} answers for {number} completions")
+    return answer
+
+
+def is_missing(reference: Any) -> bool:
+    """Whether a reference is absent: None, NaN or blank."""
+    if reference is None or (isinstance(reference, float) and math.isnan(reference)):
+        return True
+    return isinstance(reference, str) and not reference.strip()
+
+
+def make_math_reward(
+    time_limit_s: float = 5.0, memory_mb: int = 2048, workers: int | None = None
+) -> RewardFunction:
+    r"""A reward of 1.0 where the completion's answer equals the reference mathematically, else 0.0.
+
+    The answer is the last `\boxed{}`, else the last `<answer>` tag, else what follows the last
+    `####`, looked for after `</think>` first; without any of them, the completion's last formula or
+    number. None (unscorable) where the reference is missing or cannot be read, where the check took
+    longer than its limit, and where the checking process died; the last two are counted
+    (`checker_stats`), logged, and passed to TRL as `checker/timeouts` and `checker/crashes`.
+
+    Args:
+        time_limit_s: seconds for one check.
+        memory_mb: address space of a checking process, mebibytes.
+        workers: most checking processes at a time; by default the number of cores, at most 4.
+    """
+    pool = Pool("math_handler.py", time_limit_s=time_limit_s, memory_mb=memory_mb, workers=workers)
+
+    def math_reward(
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Any] | None = None,
+        answer: Sequence[Any] | None = None,
+        log_metric: LogMetric | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """1.0 where a completion's answer equals the reference `answer` mathematically, else 0.0.
+
+        See `make_math_reward` for the rules and for what gives None.
+        """
+        references = require_answers("math_reward", answer, len(completions))
+        rewards: list[float | None] = [None] * len(completions)
+        scorable = [i for i, reference in enumerate(references) if not is_missing(reference)]
+        requests = [_request(completions[i], references[i]) for i in scorable]
+        outcomes = pool.map(requests)
+        record("math_reward", outcomes, log_metric)
+        for i, outcome in zip(scorable, outcomes, strict=True):
+            rewards[i] = outcome.value
+        return rewards
+
+    return math_reward
+
+
+def _request(completion: Any, reference: Any) -> dict[str, Any]:
+    text = extract.completion_text(completion)
+    marked = extract.extract(text, _RULES)
+    return {
+        "gold": extract.reference_text(reference),
+        "prediction": text if marked is None else marked,
+        "whole": marked is None,
+    }
+
+
+math_reward = make_math_reward()

@@ -1,0 +1,168 @@
+"""Rewards by name: the package's own, and a user's from `path/to/file.py:name`."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dopr.errors import UserError, unknown_name
+from dopr.loading import is_file_spec, load_object, split_file_spec
+from dopr.rewards.gym import gym_reward
+from dopr.rewards.mathematics import RewardFunction, math_reward
+from dopr.rewards.plain import exact_match_reward, format_reward
+from dopr.rewards.sandbox import Outcome, Pool, WorkerStartError
+from dopr.rewards.stats import count, record
+
+logger = logging.getLogger(__name__)
+
+REWARDS: dict[str, RewardFunction] = {
+    "math": math_reward,
+    "exact_match": exact_match_reward,
+    "format": format_reward,
+    "gym": gym_reward,
+}
+_LOGGERS = ("log_metric", "log_extra")
+_MOST_TIMEOUTS = 3
+
+
+class IsolatedReward:
+    """A user's reward function in a child process that can be killed.
+
+    A hang costs its time limit and gives None for that batch. Columns that are not JSON (TRL's
+    `trainer_state` among them) are left out; `log_metric` and `log_extra` work.
+
+    Args:
+        path_and_name: `path/to/file.py:name`, a function in TRL's reward signature.
+        timeout_s: seconds for one call, that is one batch.
+
+    Raises:
+        UserError: at construction for a wrong form, a missing file or name, a file that does not
+            load, or something that is not callable; at a call when the function raises, returns the
+            wrong number of rewards or something that is not a number, or is stopped three times in
+            a row.
+    """
+
+    def __init__(self, path_and_name: str, timeout_s: float = 60.0) -> None:
+        path, name = split_file_spec(path_and_name, "reward")
+        self.__name__ = name  # TRL names its metrics after this
+        self.timeouts = 0
+        self._spec = path_and_name
+        self._timeout_s = timeout_s
+        self._consecutive_timeouts = 0
+        self._reported: set[str] = set()
+        self._pool = Pool(
+            "user_handler.py",
+            {"path": str(path), "name": name},
+            time_limit_s=timeout_s,
+            memory_mb=None,  # user code may load a model
+            workers=1,
+            quiet=False,
+        )
+        self._checked(self._pool.start)
+
+    def __call__(
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[Any],
+        completion_ids: Sequence[Any] | None = None,
+        **columns: Any,
+    ) -> list[float | None]:
+        """One reward a completion; None where the function gave None, NaN or infinity, or hung."""
+        arguments = {
+            "prompts": prompts,
+            "completions": completions,
+            "completion_ids": completion_ids,
+            **columns,
+        }
+        loggers = {key: columns[key] for key in _LOGGERS if callable(columns.get(key))}
+        request = {"arguments": self._serialisable(arguments), "loggers": list(loggers)}
+        [outcome] = self._checked(lambda: self._pool.map([request]))
+        record(self.__name__, [outcome], loggers.get("log_metric"))
+        if outcome.status == "timeout":
+            self._note_timeout()
+            return [None] * len(completions)
+        self._consecutive_timeouts = 0
+        if outcome.status == "error":
+            raise UserError(f"reward {self._spec!r} raised {outcome.error}")
+        if outcome.status == "crash":
+            logger.warning("reward %r: %s; its batch is unscored", self._spec, outcome.error)
+            return [None] * len(completions)
+        self._replay(outcome, loggers)
+        return self._validated(outcome.value["rewards"], len(completions))
+
+    def _checked(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except WorkerStartError as error:
+            raise UserError(f"reward {self._spec!r} failed to load: {error}") from None
+
+    def _serialisable(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        kept = {}
+        for key, value in arguments.items():
+            if key in _LOGGERS:
+                continue
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError):
+                if key not in self._reported and key != "trainer_state":
+                    self._reported.add(key)
+                    logger.warning("reward %r: column %r is not JSON, left out", self._spec, key)
+                continue
+            kept[key] = value
+        return kept
+
+    def _note_timeout(self) -> None:
+        self.timeouts += 1
+        self._consecutive_timeouts += 1
+        if self._consecutive_timeouts >= _MOST_TIMEOUTS:
+            raise UserError(
+                f"reward {self._spec!r} was stopped at its limit of {self._timeout_s:g} s "
+                f"{_MOST_TIMEOUTS} times in a row; make it faster or raise timeout_s"
+            )
+
+    def _replay(self, outcome: Outcome, loggers: dict[str, Any]) -> None:
+        for key, calls in (("log_metric", "metrics"), ("log_extra", "extras")):
+            for name, value in outcome.value[calls]:
+                loggers[key](name, value)
+
+    def _validated(self, values: list[Any], expected: int) -> list[float | None]:
+        if len(values) != expected:
+            raise UserError(
+                f"reward {self._spec!r} returned {len(values)} rewards for {expected} completions"
+            )
+        bad = [value["bad"] for value in values if isinstance(value, dict)]
+        if bad:
+            raise UserError(
+                f"reward {self._spec!r} returned a {bad[0]} where a number or None belongs"
+            )
+        not_finite = values.count("nan")
+        if not_finite:
+            count("not_finite", not_finite)
+            logger.warning("reward %r gave NaN or infinity %d times", self._spec, not_finite)
+        return [None if value == "nan" else value for value in values]
+
+
+def load_reward(name: str, *, isolate: bool = True, timeout_s: float = 60.0) -> RewardFunction:
+    """A reward function by name.
+
+    Args:
+        name: "math", "exact_match", "format", "gym" (also with "_reward" at the end), or
+            `path/to/file.py:name`.
+        isolate: run a reward from a file in a child process that can be killed; False calls it
+            here, without a time limit.
+        timeout_s: seconds for one call of an isolated reward.
+
+    Raises:
+        UserError: unknown name; missing file or name; not callable.
+    """
+    if is_file_spec(name):
+        if isolate:
+            return IsolatedReward(name, timeout_s)
+        function: RewardFunction = load_object(name, "reward")
+        if not callable(function):
+            raise UserError(f"reward {name!r} is not callable; name a function")
+        return function
+    short = name.removesuffix("_reward")
+    if short not in REWARDS:
+        raise unknown_name("reward", name, [*REWARDS, "path/to/file.py:name"])
+    return REWARDS[short]

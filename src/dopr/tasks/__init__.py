@@ -1,0 +1,175 @@
+"""Tasks as rows of `id, prompt, answer, data_source, extra_info`, from anywhere."""
+
+import hashlib
+import logging
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from dopr.errors import UserError
+from dopr.tasks.columns import Row, make_mapper, to_json
+from dopr.tasks.gym import gym_rows, list_families
+from dopr.tasks.sources import read_source
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["content_id", "list_tasks", "load_task"]
+
+logger = logging.getLogger(__name__)
+
+FILE_KINDS = {
+    "path/to/file.jsonl": "one JSON object a line",
+    "path/to/file.json": "a JSON list of objects",
+    "path/to/file.parquet": "a Parquet file, such as verl's",
+    "path/to/folder": "a folder written by datasets' save_to_disk",
+    "owner/name#config": "a dataset on the Hugging Face Hub (#config where it has several)",
+    "path/to/file.py:name": "your own function, which returns rows or a datasets.Dataset",
+}
+
+
+def load_task(
+    source: str | list[str],
+    *,
+    split: str = "train",
+    limit: int | None = None,
+    columns: dict[str, str] | None = None,
+    chat: bool = False,
+    system_prompt: str | None = None,
+    seed: int = 0,
+) -> "Dataset":
+    """Load one source of prompts, or several as one.
+
+    Args:
+        source: `gym:NAME?key=value&...`, a `.jsonl`, `.json` or `.parquet` file, a folder saved by
+            `datasets`, a Hub id (`owner/name`, optionally `#config`), `path/to/file.py:name`, or a
+            list of these.
+        split: which split, where a source has several. reasoning-gym families draw other items for
+            "train" than for any other name.
+        limit: keep at most so many rows: the first ones, shared evenly among several sources.
+        columns: `{"prompt": NAME, "answer": NAME}` where the names are not recognised.
+        chat: make each prompt a list of one user message; a prompt that is a chat stays one either
+            way (and where some prompts are chats, all become chats).
+        system_prompt: put before each prompt: as a system message in a chat, else as a paragraph.
+        seed: of reasoning-gym sources that name none; different seeds draw different items.
+
+    Returns:
+        A dataset with the text columns `id`, `answer`, `data_source` and `extra_info` (JSON), and
+        `prompt`, a text or a list of `{"role", "content"}`. `id` is the row's own, else a hash of
+        its prompt and answer. Rows with the same prompt and answer are merged, with a warning.
+
+    Raises:
+        UserError: a source that is missing, unreadable or empty, a column that is missing, or a row
+            without prompt or answer.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        raise UserError("no dataset is named; give at least one")
+    parts = [_load_rows(one, split, limit, columns, seed) for one in sources]
+    rows = _take(parts, limit)
+    rows = _merge_duplicates(rows, " + ".join(sources))
+    _assign_ids(rows)
+    chat = chat or any(not isinstance(row["prompt"], str) for row in rows)
+    for row in rows:
+        row["prompt"] = _present(row["prompt"], chat, system_prompt)
+        row["extra_info"] = to_json(row["extra_info"])
+    return _as_dataset(rows, chat)
+
+
+def list_tasks() -> list[dict[str, Any]]:
+    """What `load_task` accepts: file kinds, then every reasoning-gym family with its options.
+
+    Returns:
+        `{"name", "summary", "options": {option: default}}` for each.
+    """
+    kinds = [{"name": name, "summary": text, "options": {}} for name, text in FILE_KINDS.items()]
+    return kinds + list_families()
+
+
+def content_id(prompt: str | list[dict[str, str]], answer: str) -> str:
+    """16 hexadecimal digits that depend on prompt and answer alone."""
+    text = prompt if isinstance(prompt, str) else to_json(prompt)
+    return hashlib.sha256(f"{text}\0{answer}".encode()).hexdigest()[:16]
+
+
+def _load_rows(
+    source: str, split: str, limit: int | None, columns: dict[str, str] | None, seed: int
+) -> list[Row]:
+    if source.startswith("gym:"):
+        rows = gym_rows(source, split=split, seed=seed, limit=limit)
+    else:
+        raw, label = read_source(source, split)
+        # Names come from every row: a JSONL file's first row may lack an optional one.
+        names = list(dict.fromkeys(name for row in raw for name in row))
+        if not raw:
+            raise UserError(f"{source!r} has no rows")
+        mapper = make_mapper(names, columns, source, label)
+        blank = dict.fromkeys(names)
+        rows = [mapper({**blank, **row}, number) for number, row in enumerate(raw[:limit])]
+    if not rows:
+        raise UserError(f"{source!r} has no rows")
+    return rows
+
+
+def _take(parts: list[list[Row]], limit: int | None) -> list[Row]:
+    """The first rows of each part, so many that all together are at most `limit`."""
+    if limit is None:
+        return [row for part in parts for row in part]
+    quotas = [0] * len(parts)
+    room = limit
+    while room > 0 and any(quota < len(part) for quota, part in zip(quotas, parts, strict=True)):
+        for i, part in enumerate(parts):
+            if quotas[i] < len(part) and room > 0:
+                quotas[i] += 1
+                room -= 1
+    return [row for part, quota in zip(parts, quotas, strict=True) for row in part[:quota]]
+
+
+def _merge_duplicates(rows: list[Row], source: str) -> list[Row]:
+    unique: dict[str, Row] = {}
+    for row in rows:
+        row["content_id"] = content_id(row["prompt"], row["answer"])
+        unique.setdefault(row["content_id"], row)
+    merged = len(rows) - len(unique)
+    if merged:
+        logger.warning("%s: %d of %d rows were duplicates, merged", source, merged, len(rows))
+    return list(unique.values())
+
+
+def _assign_ids(rows: list[Row]) -> None:
+    """Rows' own ids where they tell rows apart, with the source's name before them if need be."""
+    for row in rows:
+        row["id"] = row["id"] or row["content_id"]
+    for better in (lambda row: f"{row['data_source']}/{row['id']}", lambda row: row["content_id"]):
+        counts = Counter(row["id"] for row in rows)
+        repeated = [row for row in rows if counts[row["id"]] > 1]
+        for row in repeated:
+            row["id"] = better(row)
+
+
+def _present(
+    prompt: str | list[dict[str, str]], chat: bool, system_prompt: str | None
+) -> str | list[dict[str, str]]:
+    if isinstance(prompt, str):
+        if not chat:
+            return f"{system_prompt}\n\n{prompt}" if system_prompt else prompt
+        prompt = [{"role": "user", "content": prompt}]
+    if system_prompt and prompt[0]["role"] != "system":
+        return [{"role": "system", "content": system_prompt}, *prompt]
+    return prompt
+
+
+def _as_dataset(rows: list[Row], chat: bool) -> "Dataset":
+    from datasets import Dataset, Features, List, Value
+
+    text = Value("string")
+    features = Features(
+        {
+            "id": text,
+            "prompt": List({"role": text, "content": text}) if chat else text,
+            "answer": text,
+            "data_source": text,
+            "extra_info": text,
+        }
+    )
+    table = {name: [row[name] for row in rows] for name in features}
+    return Dataset.from_dict(table, features=features)

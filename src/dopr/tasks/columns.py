@@ -1,0 +1,152 @@
+r"""From a row as some dataset names it to `prompt`, `answer` and the rest.
+
+Known are the columns of TRL (`prompt`, `solution`, `ground_truth`), verl (`reward_model`), GSM8K
+(`question`, `answer` with `####`), MATH (`problem`, `solution` with `\boxed{}`), reasoning-gym
+(`question`, `answer`, `metadata`) and OlympiadBench (`final_answer`); others are mapped by name.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dopr.errors import UserError, unknown_name
+from dopr.rewards.extract import boxed, hashes
+
+# In order of preference: the first that a dataset has is taken.
+PROMPTS = ("prompt", "question", "problem", "query", "instruction", "input")
+ANSWERS = (
+    "answer",
+    "ground_truth",
+    "final_answer",
+    "expected_answer",
+    "target",
+    "solution",
+    "output",
+)
+_NOT_INFO = ("id", "data_source", "extra_info", "metadata", "reward_model")
+
+Row = dict[str, Any]
+
+
+def make_mapper(
+    names: Sequence[str], columns: dict[str, str] | None, source: str, label: str
+) -> Callable[[Row, int], Row]:
+    """A function from a row and its number to `id` (or None), prompt, answer, source and info.
+
+    Args:
+        names: the dataset's column names.
+        columns: what the user said: "prompt", "answer" or "id" to a column's name.
+        source: as the user wrote it, for messages.
+        label: the `data_source` of rows that have none.
+
+    Raises:
+        UserError: a column that is named does not exist, or none is known for prompt or answer.
+    """
+    given = dict(columns or {})
+    for role, name in given.items():
+        if role not in ("prompt", "answer", "id"):
+            raise unknown_name("key of columns", role, ("prompt", "answer", "id"))
+        if name not in names:
+            error = unknown_name("column", name, names)
+            raise UserError(f"{source!r}: {error} (it has: {', '.join(names)})")
+    prompt_column = given.get("prompt") or _first(PROMPTS, names)
+    answer_column = given.get("answer")
+    if answer_column is None and "reward_model" not in names:
+        free = [name for name in names if name != prompt_column]
+        answer_column = _first(ANSWERS, free)
+    if prompt_column is None:
+        raise _no_column("prompt", names, source)
+    if answer_column is None and "reward_model" not in names:
+        raise _no_column("answer", names, source)
+    id_column = given.get("id") or ("id" if "id" in names else None)
+    with_context = prompt_column != "prompt" and "final_answer" in names and "context" in names
+
+    def map_row(row: Row, number: int) -> Row:
+        where = f"{source!r}, row {number + 1}"
+        prompt = _prompt(row[prompt_column], where)
+        if with_context and row["context"]:
+            prompt = f"{row['context']}\n\n{prompt}"
+        metadata = _info(row.get("metadata"))
+        truth = None if answer_column else _info(row["reward_model"]).get("ground_truth")
+        raw = row[answer_column] if answer_column else truth
+        family = metadata.get("source_dataset")
+        answer = answer_text(raw)
+        if not answer and family is None:
+            raise UserError(f"{where} has no answer; remove the row or name another column")
+        used = {prompt_column, answer_column, id_column, *_NOT_INFO}
+        extra = {key: value for key, value in row.items() if key not in used and value is not None}
+        return {
+            "id": None if id_column is None or row[id_column] is None else str(row[id_column]),
+            "prompt": prompt,
+            "answer": answer,
+            "data_source": row.get("data_source") or (f"gym:{family}" if family else label),
+            "extra_info": {**extra, **_info(row.get("extra_info")), **metadata},
+        }
+
+    return map_row
+
+
+def answer_text(value: Any) -> str:
+    r"""A reference as text: the part after `####`, else the last `\boxed{}`, else all of it.
+
+    Commas between thousands are dropped after `####`; 27.0 becomes 27; a list is joined by commas.
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    if isinstance(value, list | tuple):
+        return ", ".join(answer_text(item) for item in value)
+    if isinstance(value, dict):
+        return to_json(value)
+    text = str(value).strip()
+    final = hashes(text)
+    if final is not None:
+        return final.replace(",", "").lstrip("$").strip()
+    last = boxed(text)
+    return text if last is None else last
+
+
+def to_json(value: Any) -> str:
+    """JSON of any value: NumPy numbers and arrays by value, what JSON lacks by its text."""
+
+    def fallback(item: Any) -> Any:
+        return item.tolist() if hasattr(item, "tolist") else str(item)
+
+    return json.dumps(value, ensure_ascii=False, default=fallback)
+
+
+def _no_column(role: str, names: Sequence[str], source: str) -> UserError:
+    return UserError(
+        f"{source!r}: no column for the {role} among {', '.join(names)}; "
+        f'say which with columns={{"{role}": NAME}}'
+    )
+
+
+def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+    return next((name for name in wanted if name in names), None)
+
+
+def _info(value: Any) -> dict[str, Any]:
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            return {"info": value}
+    if isinstance(value, dict):
+        return value
+    return {} if value in (None, "") else {"info": value}
+
+
+def _prompt(value: Any, where: str) -> str | list[dict[str, str]]:
+    if isinstance(value, str):
+        if value.strip():
+            return value
+    elif isinstance(value, list | tuple) and value:
+        if not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
+            raise UserError(f"{where}: a prompt is a text or a list of role and content")
+        messages = [{"role": str(m["role"]), "content": str(m["content"] or "")} for m in value]
+        if any(message["content"].strip() for message in messages):
+            return messages
+    raise UserError(f"{where} has an empty prompt; remove the row or name another column")
