@@ -71,9 +71,7 @@ def make(cls: Any, config: Any, callback: TakeTurns, folder: str, steps: int, pr
         **(ours if cls is DoPRTrainer else {}),
     )
     model = AutoModelForCausalLM.from_pretrained(MODEL)
-    return cls(
-        model, coin_reward, args, dataset, processing_class=tokenizer, callbacks=[callback]
-    )
+    return cls(model, coin_reward, args, dataset, processing_class=tokenizer, callbacks=[callback])
 
 
 def measure(steps: int, prompts: int) -> dict[str, Any]:

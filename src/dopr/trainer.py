@@ -85,6 +85,7 @@ class DoPRTrainer(GRPOTrainer):
         driver: the running strategy with its ledger and its totals.
         prompt_names: the id of each prompt of the pool, in the order of the ledger's rows.
         training_seconds: time in training steps, evaluation and saving left out.
+        checkpoint_dir: folder for the checkpoints; None puts them into `args.output_dir`.
 
     Raises:
         UserError: no training rows, an unknown strategy or option, or a streaming dataset.
@@ -95,6 +96,7 @@ class DoPRTrainer(GRPOTrainer):
     model: Any
     _buffered_inputs: Any
     _logs: Any
+    checkpoint_dir: Path | None = None
 
     def __init__(
         self,
@@ -413,11 +415,33 @@ class DoPRTrainer(GRPOTrainer):
             logged.pop()
         logged.extend(flat.tolist())
 
+    def clear_completions(self) -> None:
+        """Empty TRL's table of completions, or a small step would show rows of earlier ones."""
+        for name in ("prompt", "completion", "advantages", "images"):
+            self._logs[name].clear()
+        for name in ("rewards", "extra"):
+            for column in self._logs[name].values():
+                column.clear()
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         training = self.model.training
         super().log(logs, start_time)
         if training and "loss" in logs and self.accelerator.is_main_process:
             self._step_log.write(self.state.global_step, logs, self.training_seconds)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        usual = super()._get_output_dir(trial)
+        return usual if self.checkpoint_dir is None else str(self.checkpoint_dir)
+
+    def save_checkpoint(self) -> Path | None:
+        """Save a checkpoint now, for a run that must stop; None before the first step."""
+        step = self.state.global_step
+        if step == 0 or self.optimizer is None:
+            return None
+        folder = Path(self._get_output_dir(None)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        if not checkpoint.is_whole(folder):
+            self._save_checkpoint(self.model, None)
+        return folder
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Rotation waits until the new checkpoint is known to be whole, or a full disk could leave

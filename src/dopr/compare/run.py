@@ -1,0 +1,180 @@
+"""Carries a plan out, one run after another, and goes on where it was stopped.
+
+Runs do not share the machine with each other: two trainings side by side on a few cores slow each
+other down many times over, and their timings would say nothing.
+"""
+
+import dataclasses
+import gc
+import json
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from dopr.checkpoint import write_atomically
+from dopr.compare.plan import ComparePlan
+from dopr.compare.summary import FinishedRun, plan_mapping, summarise
+from dopr.compare.tuning import tune
+from dopr.errors import UserError
+from dopr.evaluation import measure_signal_rate
+from dopr.models import best_device
+from dopr.progress import Goal, Progress
+from dopr.settings import TrainSettings, load_yaml, to_mapping, to_yaml
+from dopr.train import TrainResult, load_materials, train
+
+_PACKAGES = ("dopr", "torch", "transformers", "trl", "reasoning-gym", "numpy")
+# Settings that may change between two calls without making the runs another comparison.
+_FREE = ("output_dir", "save_every", "save_total_limit", "completions_every", "report_to")
+
+
+def run_comparison(plan: ComparePlan, quiet: bool = False) -> dict[str, Any] | None:
+    """Run what is missing and write comparison.json and report.html.
+
+    Runs that are finished are kept; the one that was interrupted goes on from its checkpoint.
+
+    Returns:
+        The content of comparison.json, or None when it was stopped by a signal.
+
+    Raises:
+        UserError: the plan cannot be carried out, or a run in the folder has other settings.
+    """
+    plan.check()
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        (plan.folder / "config.yaml").write_text(to_yaml(plan_mapping(plan)))
+    except OSError as error:
+        raise UserError(
+            f"output_dir {plan.output_dir!r} cannot be written ({error.strerror}); choose another"
+        ) from None
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
+
+    def run_one(settings: TrainSettings, label: str) -> TrainResult | None:
+        return _run_one(settings, label, quiet)
+
+    pool = _pool(plan, quiet)
+    tuned = tune(plan, run_one)
+    if tuned is None:
+        return None
+    if tuned["strategies"]:
+        write_atomically(plan.folder / "tuning.json", json.dumps(tuned, indent=2))
+    rates = {
+        name: tuned["strategies"].get(name, {}).get("learning_rate", plan.learning_rates(name)[0])
+        for name in plan.strategies
+    }
+    runs: dict[str, list[FinishedRun]] = {name: [] for name in plan.strategies}
+    for seed in plan.seeds:  # seed by seed, so that paired timings are near in time
+        for name in plan.strategies:
+            done = run_one(plan.settings(name, seed, rates[name]), f"{name} seed {seed}")
+            if done is None:
+                return None
+            runs[name].append(_as_finished(name, seed, done))
+    facts = {"pool": pool, "machine": _machine(), "versions": _versions()}
+    if tuned["strategies"]:
+        facts["tuning"] = tuned
+    result = summarise(plan, runs, rates, {k: v for k, v in facts.items() if v is not None})
+    write_atomically(plan.folder / "comparison.json", json.dumps(result, indent=2))
+    from dopr.report import write_report
+
+    write_report(plan.folder)
+    return result
+
+
+def _run_one(settings: TrainSettings, label: str, quiet: bool) -> TrainResult | None:
+    _refuse_other_settings(settings)
+    result = train(settings, resume=True, quiet=quiet, label=label, report=False)
+    gc.collect()
+    return result if result.finished else None
+
+
+def _refuse_other_settings(settings: TrainSettings) -> None:
+    """A finished run may only be reused for the settings that it was made with."""
+    file = os.path.join(settings.output_dir, "config.yaml")
+    if not os.path.isfile(file):
+        return
+    old, new = load_yaml(file), to_mapping(settings)
+    # Through YAML, so that tuples and numbers compare as they are stored.
+    differing = [k for k, v in new.items() if k not in _FREE and old.get(k) != v]
+    if differing:
+        key = differing[0]
+        raise UserError(
+            f"{settings.output_dir!r} was run with {key} {old.get(key)!r}, now it is {new[key]!r}; "
+            "delete that folder or choose another output_dir"
+        )
+
+
+def _as_finished(name: str, seed: int, done: TrainResult) -> FinishedRun:
+    totals = {
+        "rollouts": float(done.rollouts),
+        "tokens": float(done.generated_tokens),
+        "wall_s": done.training_seconds,
+    }
+    return FinishedRun(name, seed, done.evals, totals)
+
+
+def _pool(plan: ComparePlan, quiet: bool) -> dict[str, Any] | None:
+    """Size and signal rate of the pool under the base model, measured once."""
+    if not plan.pool.measure:
+        return None
+    file = plan.folder / "pool.json"
+    first = next(iter(plan.strategies))
+    settings = plan.settings(first, plan.seeds[0], plan.learning_rates(first)[0])
+    what = {
+        "model": settings.model,
+        "dataset": settings.dataset,
+        "reward": settings.reward,
+        "plan": dataclasses.asdict(plan.pool),
+    }
+    if file.is_file():
+        known = json.loads(file.read_text())
+        if known.get("of") == what:
+            return dict(known)
+    progress = Progress(Goal(None, None), quiet=quiet)
+    if not quiet:
+        progress.say("measuring the pool's signal rate")
+    materials = load_materials(settings)
+    found = measure_signal_rate(
+        materials.model.to(best_device()),
+        materials.tokenizer,
+        materials.dataset,
+        materials.rewards,
+        group_size=plan.pool.group_size or settings.num_generations,
+        num_prompts=plan.pool.num_prompts,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        max_new_tokens=settings.max_completion_length,
+        batch_size=settings.eval.batch_size,
+        seed=settings.eval.seed,
+        weights=settings.reward_weights,
+    )
+    progress.close()
+    found["of"] = what
+    write_atomically(file, json.dumps(found, indent=2))
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": device,
+        "system": platform.system(),
+    }
+
+
+def _cpu_name() -> str:
+    if os.path.isfile("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version()} | {p: metadata.version(p) for p in _PACKAGES}

@@ -1,0 +1,107 @@
+"""Models and tokenizers by name: a local folder, a Hub id, or the model that is shipped."""
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from dopr.errors import UserError, unknown_name
+from dopr.evaluation import prompt_token_ids
+
+SHIPPED = "tiny-reasoner"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def resolve_model(name: str) -> str:
+    """The folder or Hub id that `name` stands for.
+
+    Raises:
+        UserError: the shipped model is not part of this installation.
+    """
+    if name != SHIPPED:
+        return str(Path(name).expanduser()) if name.startswith("~") else name
+    folder = Path(str(resources.files("dopr"))) / "assets" / SHIPPED
+    if not (folder / "config.json").is_file():
+        raise UserError(f"this installation lacks {SHIPPED}; make it with `dopr warmstart`")
+    return str(folder)
+
+
+def load_model(
+    name: str, *, dtype: str = "float32", trust_remote_code: bool = False
+) -> tuple[Any, Any]:
+    """A causal language model and its tokenizer, on the CPU.
+
+    Args:
+        name: local folder, Hub id, or `tiny-reasoner`.
+        dtype: of the weights.
+        trust_remote_code: run code that comes with the model.
+
+    Raises:
+        UserError: it does not exist, cannot be reached, or is no causal language model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if dtype not in DTYPES:
+        raise unknown_name("dtype", dtype, DTYPES)
+    path = resolve_model(name)
+    if path.startswith((".", "/")) and not Path(path).is_dir():
+        raise UserError(f"there is no model folder {name!r}; check the path")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(
+            f"model {name!r} could not be loaded; give a local folder or a Hub id, and a network "
+            f"for the latter ({reason})"
+        ) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return model, tokenizer
+
+
+def best_device() -> str:
+    """Where to compute: `cuda`, `mps` or `cpu`."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def fit_prompts(
+    dataset: Dataset, model: Any, tokenizer: Any, max_new_tokens: int, overlong: str = "error"
+) -> Dataset:
+    """The dataset without the prompts that leave no room for a completion.
+
+    Args:
+        max_new_tokens: tokens of the longest completion.
+        overlong: `error` refuses such prompts, `drop` leaves them out.
+
+    Raises:
+        UserError: a prompt is too long, or no prompt is left.
+    """
+    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return dataset
+    lengths = [len(ids) for ids in prompt_token_ids(tokenizer, list(dataset["prompt"]))]
+    fits = [i for i, length in enumerate(lengths) if length + max_new_tokens <= context]
+    if len(fits) == len(lengths):
+        return dataset
+    worst = max(range(len(lengths)), key=lengths.__getitem__)
+    if overlong == "error":
+        name = dataset[worst]["id"] if "id" in dataset.column_names else f"row {worst}"
+        raise UserError(
+            f"{len(lengths) - len(fits)} of {len(lengths)} prompts are too long: {name!r} has "
+            f"{lengths[worst]} tokens, which with max_completion_length {max_new_tokens} exceed "
+            f"the model's context of {context}; lower max_completion_length or set "
+            "overlong_prompts to drop"
+        )
+    if not fits:
+        raise UserError(
+            f"no prompt fits the model's context of {context} tokens with max_completion_length "
+            f"{max_new_tokens}; lower it"
+        )
+    return dataset.select(fits)

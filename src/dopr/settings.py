@@ -1,0 +1,424 @@
+"""Settings of a run: a YAML file, dotted overrides, and the checks that refuse what cannot be.
+
+`build` turns a mapping into a dataclass and refuses unknown keys (the nearest known one is offered)
+and values of the wrong type; `TrainSettings` is what `dopr train` knows.
+"""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, Union
+
+import yaml
+
+from dopr.errors import UserError, unknown_name
+
+T = TypeVar("T")
+
+
+@dataclass
+class EvalSettings:
+    """How the policy is evaluated while it trains; nothing of it counts as training.
+
+    Args:
+        every_rollouts: evaluate each time so many more training rollouts are spent.
+        every_steps: evaluate every so many steps, where `every_rollouts` is not given.
+        at_start: also evaluate the base model.
+        k: samples a prompt.
+        num_prompts: at most so many prompts of `eval_dataset`, the first ones; null takes all.
+        temperature: of sampling.
+        top_p: of sampling.
+        batch_size: sequences generated at once.
+        seed: of sampling; the same in every run, so that runs are compared on equal draws.
+    """
+
+    every_rollouts: int | None = None
+    every_steps: int | None = None
+    at_start: bool = True
+    k: int = 1
+    num_prompts: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 256
+    seed: int = 1234
+
+    def check(self) -> None:
+        """Refuse what cannot be evaluated.
+
+        Raises:
+            UserError: naming the setting and its limits.
+        """
+        at_least(self, 1, "every_rollouts", "every_steps", "k", "num_prompts", "batch_size")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError("eval.temperature must not be negative and eval.top_p lie in (0, 1]")
+
+
+@dataclass
+class TrainSettings:
+    """What `dopr train` knows.
+
+    Args:
+        model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
+        dataset: a task or a list of tasks; `dopr tasks` lists them.
+        eval_dataset: held-out tasks to evaluate on, or null.
+        reward: `math`, `exact_match`, `format`, `gym` or `path/to/file.py:name`; several may be
+            given as a list and are added up.
+        reward_weights: one factor a reward.
+        reward_timeout_s: seconds that a reward from a file may take for a batch.
+        strategy: how prompts are chosen; `dopr strategies` lists the names.
+        strategy_args: the strategy's options.
+        output_dir: the run directory.
+        seed: of the weights that are new, the order of prompts and the sampling.
+        steps: stop after so many optimiser steps.
+        max_rollouts: stop when so many training rollouts are spent.
+        num_generations: rollouts of a prompt in a step.
+        batch_size: rollouts in a forward pass of the update, per device; null fits the strategy.
+        gradient_accumulation_steps: forward passes in an update; null fits the strategy.
+        learning_rate: of AdamW.
+        lr_scheduler_type: `constant`, or another of transformers' names (needs `steps`).
+        warmup_steps: steps of linear warm-up.
+        max_completion_length: tokens.
+        temperature: of training rollouts.
+        top_p: of training rollouts.
+        loss_type: TRL's name of the loss.
+        scale_rewards: TRL's `group`, `batch` or `none`.
+        advantage_estimator: `group`, `leave_one_out` or `dbb`.
+        beta: weight of the KL term.
+        empty_update: `take` or `skip` updates of steps without reward variance.
+        data_seed: of reasoning-gym tasks that name no seed; equal for all runs of a comparison.
+        split: of `dataset`.
+        eval_split: of `eval_dataset`.
+        limit: at most so many training prompts.
+        columns: `{prompt: NAME, answer: NAME}` where the names are not recognised.
+        chat: present prompts as chats.
+        system_prompt: put before each prompt.
+        overlong_prompts: `error` or `drop` those that leave no room for a completion.
+        eval: see `EvalSettings`.
+        save_every: steps between checkpoints; 0 saves only at the end.
+        save_total_limit: checkpoints kept.
+        completions_every: steps between tables of completions; 0 writes none.
+        report_to: TRL's trackers, such as `trackio`, or `none`.
+        lora: options of peft's LoraConfig, or null for full training.
+        use_vllm: generate with vLLM.
+        vllm_mode: `colocate` or `server`.
+        dtype: of the weights.
+        bf16: mixed precision; null decides by the machine.
+        gradient_checkpointing: null decides by the machine.
+        trust_remote_code: run code that comes with the model.
+        threads: torch threads; null leaves the setting alone.
+        trl: further settings of TRL's GRPOConfig, passed as they are.
+    """
+
+    model: str = "tiny-reasoner"
+    dataset: str | list[str] | None = None
+    eval_dataset: str | list[str] | None = None
+    reward: str | list[str] = "math"
+    reward_weights: list[float] | None = None
+    reward_timeout_s: float = 60.0
+    strategy: str = "dopr"
+    strategy_args: dict[str, Any] = field(default_factory=dict)
+    output_dir: str = "runs/train"
+    seed: int = 0
+    steps: int | None = None
+    max_rollouts: int | None = None
+    num_generations: int = 8
+    batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    learning_rate: float = 1e-6
+    lr_scheduler_type: str = "constant"
+    warmup_steps: int = 0
+    max_completion_length: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    loss_type: str = "dapo"
+    scale_rewards: str | bool = "group"
+    advantage_estimator: str = "group"
+    beta: float = 0.0
+    empty_update: str = "take"
+    data_seed: int = 0
+    split: str = "train"
+    eval_split: str = "test"
+    limit: int | None = None
+    columns: dict[str, str] | None = None
+    chat: bool = False
+    system_prompt: str | None = None
+    overlong_prompts: str = "error"
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    save_every: int = 50
+    save_total_limit: int | None = 2
+    completions_every: int = 10
+    report_to: str | list[str] = "none"
+    lora: dict[str, Any] | None = None
+    use_vllm: bool = False
+    vllm_mode: str = "colocate"
+    dtype: str = "float32"
+    bf16: bool | None = None
+    gradient_checkpointing: bool | None = None
+    trust_remote_code: bool = False
+    threads: int | None = None
+    trl: dict[str, Any] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """Refuse what cannot be run, before anything is loaded.
+
+        Raises:
+            UserError: naming the setting and the mend.
+        """
+        from dopr.strategies import make_strategy
+
+        if not self.dataset:
+            raise UserError("no dataset is given; add `dataset: ...` or `--dataset ...`")
+        if self.steps is None and self.max_rollouts is None:
+            raise UserError("nothing says when to stop; give `steps` or `max_rollouts`")
+        if self.lr_scheduler_type != "constant" and self.steps is None:
+            raise UserError(
+                f"lr_scheduler_type {self.lr_scheduler_type!r} needs to know the end; give `steps`"
+            )
+        at_least(self, 1, "steps", "max_rollouts", "batch_size", "gradient_accumulation_steps")
+        at_least(self, 1, "max_completion_length", "limit", "save_total_limit", "threads")
+        at_least(self, 0, "save_every", "completions_every", "warmup_steps", "seed")
+        at_least(self, 2, "num_generations")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if isinstance(value, str) and value not in known:
+                raise unknown_name(name, value, known)
+        if self.learning_rate <= 0 or self.temperature <= 0:
+            raise UserError("learning_rate and temperature must be above 0")
+        self.eval.check()
+        self._check_trl()
+        make_strategy(
+            self.strategy, **{"num_generations": self.num_generations, **self.strategy_args}
+        )
+
+    def _check_trl(self) -> None:
+        own = {f.name for f in dataclasses.fields(self)} - {"trl", "eval"}
+        for key in self.trl:
+            if key in own or key in _OWN_NAMES:
+                name = _OWN_NAMES.get(key, key)
+                raise UserError(f"trl.{key} has its own setting here; use `{name}`")
+        if self.trl:
+            from dopr.config import DoPRConfig
+
+            known = [f.name for f in dataclasses.fields(DoPRConfig)]
+            for key in self.trl:
+                if key not in known:
+                    raise unknown_name("TRL setting", f"trl.{key}", [f"trl.{k}" for k in known])
+
+
+_CHOICES = {
+    "loss_type": ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"),
+    "scale_rewards": ("batch", "group", "none"),
+    "advantage_estimator": ("dbb", "group", "leave_one_out"),
+    "empty_update": ("skip", "take"),
+    "overlong_prompts": ("drop", "error"),
+    "vllm_mode": ("colocate", "server"),
+    "dtype": ("bfloat16", "float16", "float32"),
+}
+
+# TRL's names of settings that are called otherwise here.
+_OWN_NAMES = {
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "save_steps": "save_every",
+    "save_strategy": "save_every",
+    "log_completions": "completions_every",
+}
+
+
+def at_least(settings: Any, lowest: int, *names: str) -> None:
+    """Refuse settings below `lowest`; null passes.
+
+    Raises:
+        UserError: naming the first one that is too small.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        if value is not None and value < lowest:
+            raise UserError(f"{name} is {value}; it must be at least {lowest}")
+
+
+# -- from files and command lines ------------------------------------------------------------
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        UserError: missing, unreadable, or something else than a mapping.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"there is no configuration file {str(path)!r}; check --config")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{str(path)!r} must hold `key: value` lines")
+    return content
+
+
+def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
+    """`["--a.b", "1", "--c=x"]` as `{"a.b": 1, "c": "x"}`; values are read as YAML.
+
+    Raises:
+        UserError: a value is missing or something does not begin with `--`.
+    """
+    found: dict[str, Any] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or len(word) == 2:
+            raise UserError(f"cannot read {word!r}; settings are given as `--name value`")
+        name, separator, text = word[2:].partition("=")
+        if not separator:
+            if not rest:
+                raise UserError(f"--{name} needs a value")
+            text = rest.pop(0)
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        # `gym:NAME` and the like must stay text even where YAML could read more into them.
+        found[name.replace("-", "_")] = (
+            text if isinstance(value, dict) and text[:1] != "{" else value
+        )
+    return found
+
+
+def apply_overrides(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a nested mapping with dotted keys set.
+
+    Raises:
+        UserError: a key leads into something that is not a mapping.
+    """
+    result = _copy(mapping)
+    for dotted, value in overrides.items():
+        *folders, last = dotted.split(".")
+        place = result
+        for folder in folders:
+            if place.get(folder) is None:
+                place[folder] = {}
+            place = place[folder]
+            if not isinstance(place, dict):
+                raise UserError(f"--{dotted} cannot be set: {folder!r} is not a mapping")
+        place[last] = value
+    return result
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` laid over it; mappings are merged key by key."""
+    result = _copy(base)
+    for key, value in changes.items():
+        old = result.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        result[key] = merge(old, value) if both else _copy(value)
+    return result
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _copy(item) for key, item in value.items()}
+    return list(value) if isinstance(value, list) else value
+
+
+def to_mapping(settings: Any) -> dict[str, Any]:
+    """A settings object as plain values, ready for YAML or JSON."""
+    return dataclasses.asdict(settings)
+
+
+def to_yaml(mapping: Mapping[str, Any]) -> str:
+    """Plain values as YAML, in the order given."""
+    return yaml.safe_dump(_copy(mapping), sort_keys=False, allow_unicode=True, width=100)
+
+
+# -- typed building --------------------------------------------------------------------------
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
+    """Make a dataclass of settings from a mapping.
+
+    Args:
+        cls: a dataclass; fields that are dataclasses themselves take nested mappings.
+        where: the path of the mapping in the file, for messages.
+
+    Raises:
+        UserError: an unknown key, a value of the wrong type, or a field that is missing.
+    """
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    values = {}
+    for key, value in mapping.items():
+        path = f"{where}{key}"
+        if key not in known:
+            raise unknown_name("setting", path, [f"{where}{name}" for name in known])
+        values[key] = _convert(value, hints[key], path)
+    for name, spec in known.items():
+        required = spec.default is dataclasses.MISSING
+        if required and spec.default_factory is dataclasses.MISSING and name not in values:
+            raise UserError(f"the setting `{where}{name}` is missing")
+    return cls(**values)
+
+
+def _convert(value: Any, kind: Any, path: str) -> Any:
+    """The value as the annotated type; only an exact reading of it is accepted."""
+    origin, choices = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        return _convert_union(value, choices, kind, path)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return build(kind, _mapping(value, path), f"{path}.")
+    if origin is dict:
+        return {
+            str(k): _convert(v, choices[1], f"{path}.{k}") for k, v in _mapping(value, path).items()
+        }
+    if origin in (list, Sequence):
+        if not isinstance(value, list):
+            raise _wrong_type(value, kind, path)
+        return [_convert(item, choices[0], f"{path}[{i}]") for i, item in enumerate(value)]
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-4 as text
+        except ValueError:
+            raise _wrong_type(value, kind, path) from None
+    if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise _wrong_type(value, kind, path)
+    return value
+
+
+def _convert_union(value: Any, choices: Iterable[Any], kind: Any, path: str) -> Any:
+    if value is None and type(None) in choices:
+        return None
+    real = [choice for choice in choices if choice is not type(None)]
+    exact = [c for c in real if type(value) is (typing.get_origin(c) or c)]
+    if not exact and len(real) > 1:
+        raise _wrong_type(value, kind, path)
+    return _convert(value, (exact or real)[0], path)
+
+
+def _mapping(value: Any, path: str) -> Mapping[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"`{path}` must be a mapping of settings, not {value!r}")
+    return value
+
+
+def _wrong_type(value: Any, kind: Any, path: str) -> UserError:
+    names = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+    parts = typing.get_args(kind) if typing.get_origin(kind) in (Union, types.UnionType) else [kind]
+    words = []
+    for part in parts:
+        if part is not type(None):
+            words.append(
+                "a list" if typing.get_origin(part) is list else names.get(part, str(part))
+            )
+    return UserError(f"`{path}` must be {' or '.join(words)}, not {value!r}")

@@ -1,0 +1,88 @@
+"""A run that is killed and resumed is the run that was never killed, to the last bit."""
+
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli_tools import rows_of, start, train, wait_for, words
+
+STEPS = 40
+
+
+def arguments(folder: Path, model: Path, **changes: Any) -> list[str]:
+    # A checkpoint falls between evaluations and an evaluation between checkpoints.
+    return words(
+        folder,
+        model,
+        steps=STEPS,
+        save_every=3,
+        eval_dataset=folder / "rows.jsonl",
+        completions_every=5,
+        **{"eval.every_rollouts": 20, "eval.num_prompts": 6},
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory, tiny_model_dir: Path) -> Path:
+    folder = tmp_path_factory.mktemp("reference")
+    assert train(*arguments(folder, tiny_model_dir)) == 0
+    return folder / "run"
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    for name in ("metrics.jsonl", "eval.jsonl"):
+        assert rows_of(run / name) == rows_of(reference / name), name
+    for name in ("model/model.safetensors", "ledger.parquet"):
+        assert (run / name).read_bytes() == (reference / name).read_bytes(), name
+    tables = [sorted(p.name for p in (r / "completions").iterdir()) for r in (run, reference)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_kill_and_resume(
+    tmp_path: Path, tiny_model_dir: Path, reference: Path, attempt: int
+) -> None:
+    chosen = arguments(tmp_path, tiny_model_dir)
+    process = start("train", *chosen)
+    wait_for("run/checkpoints/*/dopr_manifest.json", tmp_path, process)
+    time.sleep(random.random() * 0.4)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "run/done.json").exists(), "killed too late to test anything"
+    assert train(*chosen, "--resume") == 0
+    assert_same(tmp_path / "run", reference)
+
+
+def test_interrupt_leaves_a_resumable_checkpoint(
+    tmp_path: Path, tiny_model_dir: Path, reference: Path
+) -> None:
+    chosen = arguments(tmp_path, tiny_model_dir)
+    process = start("train", *chosen)
+    wait_for("run/metrics.jsonl", tmp_path, process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "--resume" in out and "stopping after this step" in err and "Traceback" not in err
+    last = rows_of(tmp_path / "run/metrics.jsonl")[-1]["step"]
+    assert last < STEPS
+    assert (tmp_path / f"run/checkpoints/checkpoint-{last}/dopr_manifest.json").exists()
+    assert train(*chosen, "--resume") == 0
+    assert_same(tmp_path / "run", reference)
+
+
+def test_resume_without_a_whole_checkpoint_starts_again(
+    tmp_path: Path, tiny_model_dir: Path, reference: Path
+) -> None:
+    chosen = arguments(tmp_path, tiny_model_dir)
+    run = tmp_path / "run"
+    (run / "checkpoints/checkpoint-3").mkdir(parents=True)
+    (run / "checkpoints/checkpoint-3/trainer_state.json").write_text("{")
+    (run / "metrics.jsonl").write_text('{"step": 1, "reward": 9}\n{"step": 2, "rew')
+    assert train(*chosen) == 2
+    assert train(*chosen, "--resume") == 0
+    assert_same(run, reference)

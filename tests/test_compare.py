@@ -1,0 +1,261 @@
+"""A comparison: its plan, its statistics, and a small one from end to end."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cli_tools import REWARD, write_rows
+from dopr import cli
+from dopr.compare.plan import ComparePlan, TargetPlan
+from dopr.compare.statistics import interval, median_with_interval, paired_difference, ratios
+from dopr.compare.summary import FinishedRun, arrival, final_score, summarise, target_value
+from dopr.errors import UserError
+from dopr.settings import build
+
+
+def evals(*scores: float, every: int = 100) -> list[dict[str, Any]]:
+    return [
+        {
+            "step": i,
+            "rollouts_total": i * every,
+            "generated_tokens_total": i * every * 10,
+            "wall_s": float(i),
+            "avg@k": score,
+            "k": 1,
+        }
+        for i, score in enumerate(scores)
+    ]
+
+
+# -- arrival and finals ----------------------------------------------------------------------
+
+
+def test_arrival_is_the_first_evaluation_at_or_above() -> None:
+    rows = evals(0.1, 0.5, 0.8, 0.6)
+    assert arrival(rows, "avg@k", 0.5) is rows[1]
+    assert arrival(rows, "avg@k", 0.51) is rows[2]
+    assert arrival(rows, "avg@k", 0.9) is None
+
+
+def test_sustained_arrival_needs_the_mean_to_hold() -> None:
+    rows = evals(0.1, 0.8, 0.2, 0.8, 0.7)
+    assert arrival(rows, "avg@k", 0.7, sustain=2) is rows[3]
+    assert arrival(rows, "avg@k", 0.8, sustain=2) is None
+    assert arrival(evals(0.9), "avg@k", 0.8, sustain=2) is None
+
+
+def test_final_is_the_mean_of_the_last_evaluations() -> None:
+    rows = evals(0.1, 0.5, 0.7)
+    assert final_score(rows, "avg@k", 1) == 0.7
+    assert final_score(rows, "avg@k", 2) == pytest.approx(0.6)
+    assert math.isnan(final_score([], "avg@k", 2))
+
+
+# -- statistics ------------------------------------------------------------------------------
+
+
+def test_median_counts_a_miss_as_infinite() -> None:
+    assert median_with_interval([100, 200, None])["median"] == 200
+    assert median_with_interval([100, 200, None])["high"] is None
+    assert median_with_interval([100, None, None])["median"] is None
+    found = median_with_interval([1.0, 2.0, 3.0])
+    assert (found["low"], found["median"], found["high"]) == (1, 2, 3)
+
+
+def test_interval_of_a_mean_is_the_normal_one() -> None:
+    values = np.random.default_rng(1).normal(3, 1, 200)
+    low, high = interval(values, np.mean)
+    half = 1.96 * values.std() / math.sqrt(200)
+    assert low == pytest.approx(values.mean() - half, abs=0.02)
+    assert high == pytest.approx(values.mean() + half, abs=0.02)
+    assert interval(np.empty(0)) == (None, None)
+
+
+def test_ratios_are_paired_and_misses_are_held_against_the_misser() -> None:
+    found, bounded = ratios([10, 20, None, None, 30], [100, None, 50, None, 60], [400] * 5)
+    assert found == [0.1, 0.05, None, None, 0.5]
+    assert bounded == 1
+
+
+def test_differences_are_paired() -> None:
+    found = paired_difference([0.9, 0.8, 0.7], [0.8, 0.6, 0.4])
+    assert found["median"] == pytest.approx(0.2)
+    assert found["mean"] == pytest.approx(0.2)
+    assert found["per_seed"] == pytest.approx([0.1, 0.2, 0.3])
+
+
+# -- the plan --------------------------------------------------------------------------------
+
+BASE = {"dataset": "gym:chain_sum", "eval_dataset": "gym:chain_sum?seed=9", "max_rollouts": 64}
+
+
+def plan(**changes: Any) -> ComparePlan:
+    mapping = {
+        "base": BASE,
+        "seeds": [0, 1],
+        "target": {"value": 0.5},
+        "strategies": {
+            "grpo": {"strategy": "uniform", "strategy_args": {"prompts_per_step": 4}},
+            "dopr": {"learning_rate": "3e-5", "learning_rate_from": "tuned.json"},
+        },
+    }
+    return build(ComparePlan, mapping | changes)
+
+
+def test_settings_of_a_run() -> None:
+    made = plan().settings("dopr", 1, 2e-5)
+    assert (made.seed, made.learning_rate, made.strategy) == (1, 2e-5, "dopr")
+    assert made.output_dir == "runs/compare/runs/dopr/seed-1"
+    assert plan().learning_rates("dopr") == [3e-5]
+    plan().check()
+
+
+STRATEGY_MISTAKES: list[tuple[dict[str, Any], str]] = [
+    ({"strategies": {}}, "at least one strategy"),
+    ({"strategies": {"a": {"strategy": "unifrm"}}}, "did you mean 'uniform'?"),
+    ({"strategies": {"a": {"learning_ratess": [1]}}}, "learning_rates"),
+    ({"strategies": {"a": {"learning_rates": []}}}, "list of numbers"),
+    ({"strategies": {"a": {"learning_rates": ["x", "y"]}}}, "must be numbers"),
+    ({"strategies": {"a": {"seed": 3}}}, "set by the comparison"),
+    ({"strategies": {"a/b": {}}}, "folder"),
+    (
+        {"strategies": {"a": {"learning_rates": [1, 2]}, "b": {"learning_rates": [1, 2, 3]}}},
+        "equal",
+    ),
+    ({"strategies": {"a": {"learning_rates": [1, 2]}}, "tuning": {"seeds": [1]}}, "overlap"),
+    ({"target": {}}, "target.value"),
+    ({"target": {"value": 1, "fraction_of_best": 1}}, "target.value"),
+    ({"target": {"value": 1, "metric": "avg"}}, "did you mean 'avg@k'?"),
+    ({"base": {"dataset": "x", "steps": 1}}, "held-out"),
+]
+
+
+@pytest.mark.parametrize(("changes", "said"), STRATEGY_MISTAKES)
+def test_plans_that_cannot_be_carried_out(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        plan(**changes).check()
+
+
+def test_an_unknown_key_of_a_plan() -> None:
+    with pytest.raises(UserError, match="did you mean 'seeds'"):
+        plan(seedz=[1])
+
+
+# -- the summary -----------------------------------------------------------------------------
+
+
+def finished(name: str, seed: int, *scores: float, every: int = 100) -> FinishedRun:
+    rows = evals(*scores, every=every)
+    totals = {"rollouts": rows[-1]["rollouts_total"], "tokens": 1.0, "wall_s": 1.0}
+    return FinishedRun(name, seed, rows, totals)
+
+
+def test_comparison_has_the_shape_that_others_rely_on() -> None:
+    runs = {
+        "grpo": [
+            finished("grpo", 0, 0.1, 0.2, 0.5, every=1000),
+            finished("grpo", 1, 0.1, 0.2, 0.3, every=1000),
+        ],
+        "dopr": [finished("dopr", 0, 0.1, 0.6), finished("dopr", 1, 0.1, 0.2, 0.7)],
+    }
+    found = summarise(plan(), runs, {"grpo": 1e-4, "dopr": 3e-5}, {"pool": {"size": 3}})
+    json.dumps(found, allow_nan=False)
+    dopr, grpo = found["strategies"]["dopr"], found["strategies"]["grpo"]
+    assert dopr["seeds"] == [0, 1] and dopr["learning_rate"] == 3e-5
+    assert dopr["learning_rate_from"] == "tuned.json"
+    assert dopr["rollouts_to_target"]["per_seed"] == [100, 200]
+    assert dopr["rollouts_to_target"]["median"] == 150
+    assert grpo["rollouts_to_target"] == {
+        "median": None,
+        "low": 2000,
+        "high": None,
+        "reached": 1,
+        "per_seed": [2000, None],
+    }
+    assert set(found["ratios"]) == {"dopr/grpo"}
+    ratio = found["ratios"]["dopr/grpo"]
+    assert ratio["rollouts"]["per_seed"] == [0.05, 0.1] and ratio["rollouts"]["bounded"] == 1
+    assert ratio["final_difference"]["median"] == pytest.approx(0.25)
+    assert found["target"]["value"] == 0.5 and "no interpolation" in found["target"]["rule"]
+    assert found["pool"] == {"size": 3}
+
+
+def test_a_target_relative_to_the_best() -> None:
+    wanted = plan(target={"fraction_of_best": 0.5})
+    runs = {"a": [finished("a", 0, 0.1, 0.8)], "b": [finished("b", 0, 0.1, 0.6)]}
+    assert target_value(wanted, runs) == pytest.approx(0.4)
+    assert "0.5 of the best" in TargetPlan(fraction_of_best=0.5).rule
+
+
+# -- from end to end -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_model_dir: Path) -> Path:
+    rows = str(write_rows(tmp_path / "rows.jsonl", 16))
+    (tmp_path / "rw.py").write_text(REWARD)
+    mapping = {
+        "output_dir": str(tmp_path / "out"),
+        "threads": 1,
+        "base": {
+            "model": str(tiny_model_dir),
+            "dataset": rows,
+            "eval_dataset": rows,
+            "reward": f"{tmp_path / 'rw.py'}:odd",
+            "max_completion_length": 4,
+            "max_rollouts": 16,
+            "num_generations": 4,
+            "save_every": 2,
+            "completions_every": 0,
+            "eval": {"every_rollouts": 8, "num_prompts": 4},
+        },
+        "seeds": [0, 1],
+        "tuning": {"seeds": [9], "max_rollouts": 8},
+        "target": {"value": 0.3},
+        "strategies": {
+            "grpo": {
+                "strategy": "uniform",
+                "strategy_args": {"prompts_per_step": 2},
+                "learning_rates": [1e-3, 1e-2],
+            },
+            "dopr": {"learning_rates": [1e-3, 1e-2]},
+        },
+    }
+    path = tmp_path / "plan.json"  # JSON is YAML
+    path.write_text(json.dumps(mapping))
+    return path
+
+
+def test_compare_runs_resumes_and_reports(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    command = ["compare", "--config", str(config), "--quiet"]
+    assert cli.main(command) == 0
+    shown = capsys.readouterr().out
+    assert "dopr/grpo" in shown and "report.html" in shown
+    result = json.loads((out / "comparison.json").read_text())
+    assert (out / "report.html").is_file()
+    assert {"pool", "machine", "versions", "tuning", "ratios"} <= result.keys()
+    assert result["machine"]["threads"] == 1
+    tuned = result["tuning"]["strategies"]["grpo"]
+    assert tuned["learning_rate"] == result["strategies"]["grpo"]["learning_rate"]
+    assert tuned["rollouts"] == 16
+    # Again: only the run that is missing is made, and the result is the same.
+    before = {p: p.stat().st_mtime_ns for p in out.glob("runs/*/*/metrics.jsonl")}
+    assert len(before) == 4
+    lost = out / "runs/dopr/seed-1"
+    (lost / "done.json").unlink()
+    assert cli.main([*command, "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["strategies"]["grpo"] == result["strategies"]["grpo"]
+    assert again["strategies"]["dopr"]["final"] == result["strategies"]["dopr"]["final"]
+    touched = [p for p, stamp in before.items() if p.stat().st_mtime_ns != stamp]
+    assert touched == [lost / "metrics.jsonl"]
+    # Other settings are not mixed with the runs that are there.
+    assert cli.main([*command, "--base.temperature", "0.7"]) == 2
+    assert "temperature 1.0, now it is 0.7" in capsys.readouterr().err
