@@ -14,7 +14,7 @@ from dopr.compare.plan import ComparePlan, TargetPlan
 from dopr.compare.statistics import interval, median_with_interval, paired_difference, ratios
 from dopr.compare.summary import FinishedRun, arrival, final_score, summarise, target_value
 from dopr.errors import UserError
-from dopr.settings import build
+from dopr.mapping import build
 
 
 def evals(*scores: float, every: int = 100) -> list[dict[str, Any]]:

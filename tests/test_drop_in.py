@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tiny import make_dataset
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "train_grpo.py"

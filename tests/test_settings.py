@@ -7,8 +7,7 @@ import yaml
 
 from dopr.compare.plan import ComparePlan
 from dopr.errors import UserError
-from dopr.settings import (
-    TrainSettings,
+from dopr.mapping import (
     apply_overrides,
     build,
     load_yaml,
@@ -17,6 +16,7 @@ from dopr.settings import (
     to_mapping,
     to_yaml,
 )
+from dopr.settings import TrainSettings
 
 GOOD = {"dataset": "gym:chain_sum", "steps": 3}
 

@@ -157,14 +157,14 @@ def _add_rest(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _settings(arguments: argparse.Namespace, overrides: list[str], cls: Any) -> Any:
-    from dopr.settings import apply_overrides, build, load_yaml, parse_overrides
+    from dopr.mapping import apply_overrides, build, load_yaml, parse_overrides
 
     mapping = load_yaml(arguments.config) if arguments.config else {}
     return build(cls, apply_overrides(mapping, parse_overrides(overrides)))
 
 
 def _print_config(settings: Any) -> int:
-    from dopr.settings import to_mapping, to_yaml
+    from dopr.mapping import to_mapping, to_yaml
 
     print(to_yaml(to_mapping(settings)), end="")
     return 0

@@ -1,7 +1,7 @@
 """The trainer's settings: TRL's, plus how prompts are chosen."""
 
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any
 
 from trl import GRPOConfig
 
@@ -30,7 +30,8 @@ class DoPRConfig(GRPOConfig):
         UserError: unknown estimator or value of `empty_update`.
     """
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "strategy_args"]
+    # An annotation would make it a field of the dataclass, or clash with TRL's own.
+    _VALID_DICT_FIELDS = [*GRPOConfig._VALID_DICT_FIELDS, "strategy_args"]  # noqa: RUF012
 
     strategy: str = field(default="dopr", metadata={"help": "How prompts are chosen."})
     strategy_args: dict[str, Any] | str | None = field(

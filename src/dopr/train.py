@@ -1,12 +1,8 @@
 """`dopr train`: from settings to a run directory."""
 
 import contextlib
-import errno
 import json
 import logging
-import os
-import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,19 +17,18 @@ from dopr.callbacks import Interrupt, RunCallback, write_ledger
 from dopr.config import DoPRConfig
 from dopr.errors import UserError, unknown_name
 from dopr.evaluation import evaluate
+from dopr.mapping import to_mapping, to_yaml
 from dopr.models import best_device, fit_prompts, load_model
 from dopr.progress import Goal, Progress
 from dopr.rewards import load_reward
-from dopr.settings import TrainSettings, to_mapping, to_yaml
+from dopr.rundir import DONE_FILE, is_disk_error, open_run_dir, read_lines, rewind, step_of
+from dopr.settings import TrainSettings
 from dopr.strategies import make_strategy
 from dopr.tasks import load_task
 from dopr.trainer import DoPRTrainer
 
 logger = logging.getLogger(__name__)
 
-DONE_FILE = "done.json"
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-_RUN_FILES = ("metrics.jsonl", "eval.jsonl", "checkpoints", DONE_FILE)
 # Settings that TRL calls as we do.
 _SAME_NAME = (
     *("strategy", "strategy_args", "advantage_estimator", "empty_update", "num_generations"),
@@ -106,7 +101,7 @@ def train(
     """
     settings.check()
     run_dir = Path(settings.output_dir)
-    found = _open_run_dir(run_dir, resume)
+    found = open_run_dir(run_dir, resume)
     finished = _finished(run_dir, settings) if resume else None
     if finished is not None:
         return finished
@@ -116,7 +111,7 @@ def train(
     materials = load_materials(settings)
     trainer = build_trainer(settings, materials, run_dir)
     if trainer.accelerator.is_main_process:
-        _rewind(run_dir, found)
+        rewind(run_dir, found)
         (run_dir / "config.yaml").write_text(to_yaml(to_mapping(settings)))
     progress = Progress(Goal(settings.steps, settings.max_rollouts), label, quiet)
     try:
@@ -126,7 +121,7 @@ def train(
             trainer.add_callback(callback)
             with _saving_on_error(trainer, run_dir):
                 trainer.train(resume_from_checkpoint=str(found) if found else None)
-                result = _result(run_dir, trainer, _step_of(found) if found else None)
+                result = _result(run_dir, trainer, step_of(found) if found else None)
                 result.signal = interrupt.received
                 result.finished = result.signal is None or _is_spent(asdict(result), settings)
                 _finish(result, trainer, materials, report)
@@ -141,43 +136,6 @@ def train(
 
 
 # -- the run directory -----------------------------------------------------------------------
-
-
-def _open_run_dir(run_dir: Path, resume: bool) -> Path | None:
-    """Make the folder and see that it can be written; the checkpoint to go on from, if any."""
-    if not resume and any((run_dir / name).exists() for name in _RUN_FILES):
-        raise UserError(
-            f"{str(run_dir)!r} already holds a run; add --resume to continue it or choose another "
-            "output_dir"
-        )
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        probe = run_dir / f".probe-{os.getpid()}"
-        probe.write_text("dopr")
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"output_dir {str(run_dir)!r} cannot be written ({error.strerror}); choose another"
-        ) from None
-    return checkpoint.latest_checkpoint(run_dir / "checkpoints") if resume else None
-
-
-def _step_of(folder: Path) -> int:
-    return int(folder.name.rpartition("-")[2])
-
-
-def _rewind(run_dir: Path, found: Path | None) -> None:
-    """Drop what was written after the checkpoint, all of it where there is none."""
-    step = _step_of(found) if found else -1
-    for name in ("metrics.jsonl", "eval.jsonl"):
-        checkpoint.keep_lines_until(run_dir / name, step)
-    for table in run_dir.glob("completions/completions_*.parquet"):
-        number = re.search(r"(\d+)$", table.stem)
-        if number and int(number[1]) > step:
-            table.unlink()
-    (run_dir / DONE_FILE).unlink(missing_ok=True)
-    if found is None:
-        shutil.rmtree(run_dir / "checkpoints", ignore_errors=True)
 
 
 def _finished(run_dir: Path, settings: TrainSettings) -> TrainResult | None:
@@ -199,11 +157,6 @@ def _is_spent(totals: dict[str, Any], settings: TrainSettings) -> bool:
     return (steps is not None and totals["steps"] >= steps) or (
         rollouts is not None and totals["rollouts"] >= rollouts
     )
-
-
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 # -- what a run is made of -------------------------------------------------------------------
@@ -390,16 +343,6 @@ def _saving_on_error(trainer: DoPRTrainer, run_dir: Path) -> Iterator[None]:
             f"cannot write to {str(run_dir)!r} any more ({' '.join(str(error).split())[:200]}); "
             f"make room, {advice}"
         ) from error
-
-
-def is_disk_error(error: BaseException, folder: Path | None = None) -> bool:
-    """Whether the disk is full or cannot be written; libraries say so in different ways."""
-    if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
-        return True
-    if folder is not None and isinstance(error, (OSError, RuntimeError)):
-        # torch reports a full disk as whatever went wrong with its own file.
-        return shutil.disk_usage(folder).free < 1 << 20
-    return "No space left" in str(error) or "os error 28" in str(error)
 
 
 def _result(run_dir: Path, trainer: DoPRTrainer, resumed_from: int | None) -> TrainResult:

@@ -9,7 +9,6 @@ requests into groups by TRL's own generation and scoring, and `_assemble` makes 
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,41 +21,18 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
-from dopr import batching, checkpoint
+from dopr import checkpoint
 from dopr.advantages import compute_advantages
 from dopr.config import Selection
 from dopr.driver import Driver, StepOutcome
 from dopr.errors import UserError
+from dopr.microbatches import Round, cut_micro_batches, loss_mask
 from dopr.pool import prompt_names
 from dopr.runlog import StepLog
 from dopr.strategies import Group, Request, Strategy, Uniform, make_strategy
 from dopr.stream import OfferedStream, PromptStream
 
-# Losses that TRL averages over rows or over a micro-batch's tokens rather than over all tokens of
-# the step: with a varying number of rows their scale has to be set right from outside.
-_MEAN_OVER_ROWS = ("grpo", "dr_grpo", "sapo", "luspo")
-_MEAN_OVER_MICRO_BATCH_TOKENS = ("bnpo",)
-
 _ROW = "dopr_row"  # column with a prompt's row number, only where the loader's order is used
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Round:
-    """One call of TRL's generation and scoring.
-
-    Attributes:
-        batch: TRL's output, this process's rows.
-        local_rows: rows on each process.
-        advantages_hold: TRL knew the groups' size, so its advantages are right.
-    """
-
-    batch: dict[str, Any]
-    local_rows: int
-    advantages_hold: bool
-
-
-# A kept group with the advantages of all its rollouts.
-_Trained = tuple[Group, NDArray[np.float64]]
 
 
 class _Clock(TrainerCallback):
@@ -182,7 +158,7 @@ class DoPRTrainer(GRPOTrainer):
         self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
         step, groups, start = self.driver.ledger.step, [], 0
-        done = _Round(batch, local, regular)
+        done = Round(batch, local, regular)
         for request in requests:
             rows = slice(start, start + request.num_rollouts)
             rewards, tokens = self._round_rewards[rows], self._round_tokens[rows]
@@ -243,7 +219,9 @@ class DoPRTrainer(GRPOTrainer):
         if own_shape and not idle:
             return self._whole_batch(outcome, flat)
         trained = [] if idle else list(zip(outcome.kept, advantages, strict=True))
-        self._micro_batches = self._cut_micro_batches(trained)
+        self._micro_batches = cut_micro_batches(
+            trained, self.args, self.accelerator, self.loss_type, self._tokenizer.pad_token_id
+        )
         # TRL shuffles and cuts what it gets here; `_prepare_inputs` then puts ours in its place.
         return {"advantages": torch.zeros(self.args.steps_per_generation)}
 
@@ -273,7 +251,7 @@ class DoPRTrainer(GRPOTrainer):
     def _whole_batch(
         self, outcome: StepOutcome, advantages: NDArray[np.float64] | None
     ) -> dict[str, Any]:
-        done: _Round = outcome.kept[0].handle[0]
+        done: Round = outcome.kept[0].handle[0]
         first = self.accelerator.process_index * done.local_rows
         mine = slice(first, first + done.local_rows)
         ids = np.concatenate([[g.prompt_id] * g.num_rollouts for g in outcome.kept])[mine]
@@ -283,57 +261,6 @@ class DoPRTrainer(GRPOTrainer):
                 advantages[mine], dtype=torch.float32, device=self.accelerator.device
             )
         return batch
-
-    def _cut_micro_batches(self, trained: list[_Trained]) -> list[dict[str, Any]]:
-        """Any number of kept rollouts as `steps_per_generation` micro-batches, blank ones first.
-
-        The full ones come last because the optimiser acts (and processes average their gradients)
-        at the last micro-batch of an accumulation window.
-        """
-        steps, processes = self.args.steps_per_generation, self.accelerator.num_processes
-        skip = {"dopr_skip": torch.ones(())}
-        parts, per_process = self._local_rows(trained)
-        total = int(per_process.sum())
-        if total == 0:
-            return [skip] * steps
-        batch = batching.concatenate(parts, self._tokenizer.pad_token_id)
-        dense = steps == self.args.gradient_accumulation_steps
-        pieces, rows = batching.micro_batch_shape(
-            int(per_process.max()), self.args.per_device_train_batch_size, steps, dense
-        )
-        batch = batching.fill_up(batch, pieces * rows)
-        tokens = self.accelerator.gather(_loss_mask(batch).sum()).sum()
-        micro_batches = []
-        for piece in batching.cut(batch, pieces):
-            piece["num_items_in_batch"] = tokens
-            if self.loss_type in _MEAN_OVER_ROWS:
-                piece["dopr_scale"] = torch.tensor(steps * rows * processes / total)
-            elif self.loss_type in _MEAN_OVER_MICRO_BATCH_TOKENS:
-                share = _loss_mask(piece).sum() / tokens.clamp(min=1)
-                piece["dopr_scale"] = share * steps * processes
-            micro_batches.append(piece)
-        return [skip] * (steps - pieces) + micro_batches
-
-    def _local_rows(self, trained: list[_Trained]) -> tuple[list[batching.Rows], NDArray[np.int64]]:
-        """This process's part of every kept group, and the number of kept rows per process."""
-        device = self.accelerator.device
-        per_process = np.zeros(self.accelerator.num_processes, dtype=np.int64)
-        parts = []
-        for group, values in trained:
-            done, start = group.handle
-            chosen = np.arange(group.num_rollouts) if group.kept is None else group.kept
-            owner, row = np.divmod(start + chosen, done.local_rows)
-            per_process += np.bincount(owner, minlength=len(per_process))
-            here = owner == self.accelerator.process_index
-            parts.append(
-                batching.Rows(
-                    done.batch,
-                    torch.as_tensor(row[here], device=device),
-                    torch.as_tensor(values[chosen[here]], dtype=torch.float32, device=device),
-                    torch.full((int(here.sum()),), group.prompt_id, device=device),
-                )
-            )
-        return parts, per_process
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         inputs = super()._prepare_inputs(generation_batch)
@@ -363,7 +290,7 @@ class DoPRTrainer(GRPOTrainer):
         """Add a micro-batch's token entropies to its prompts; the forward pass is paid anyway."""
         if self._entropies is None:
             return
-        mask = _loss_mask(inputs)
+        mask = loss_mask(inputs)
         sums = (self._entropies.detach() * mask).sum(1).double()
         rows = torch.stack([inputs["dopr_prompt"].double(), sums, mask.sum(1).double()], dim=1)
         self._entropies = None
@@ -476,9 +403,3 @@ class DoPRTrainer(GRPOTrainer):
         self.training_seconds = state["training_seconds"]
         if self.accelerator.is_main_process:
             self._step_log.resume(self.state.global_step)
-
-
-def _loss_mask(inputs: dict[str, Any]) -> torch.Tensor:
-    """Which completion tokens count, shape (B, T)."""
-    mask = inputs["completion_mask"]
-    return mask * inputs["tool_mask"] if "tool_mask" in inputs else mask

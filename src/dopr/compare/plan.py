@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from dopr.errors import UserError, unknown_name
-from dopr.settings import TrainSettings, at_least, build, merge
+from dopr.mapping import at_least, build, merge
+from dopr.settings import TrainSettings
 
 METRICS = ("avg@k", "pass@k")
 TUNING_RULES = ("area", "final")

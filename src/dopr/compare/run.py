@@ -20,9 +20,10 @@ from dopr.compare.summary import FinishedRun, plan_mapping, summarise
 from dopr.compare.tuning import tune
 from dopr.errors import UserError
 from dopr.evaluation import measure_signal_rate
+from dopr.mapping import load_yaml, to_mapping, to_yaml
 from dopr.models import best_device
 from dopr.progress import Goal, Progress
-from dopr.settings import TrainSettings, load_yaml, to_mapping, to_yaml
+from dopr.settings import TrainSettings
 from dopr.train import TrainResult, load_materials, train
 
 _PACKAGES = ("dopr", "torch", "transformers", "trl", "reasoning-gym", "numpy")

@@ -1,0 +1,29 @@
+"""Every recipe in configs/ validates offline, up to the point where weights are needed."""
+
+from pathlib import Path
+
+import pytest
+
+from dopr.compare.plan import ComparePlan
+from dopr.mapping import build, load_yaml
+from dopr.settings import TrainSettings
+from dopr.train import trainer_arguments
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+@pytest.mark.parametrize("file", sorted(p.name for p in CONFIGS.glob("*.yaml")))
+def test_recipe_is_valid(file: str, tmp_path: Path) -> None:
+    mapping = load_yaml(CONFIGS / file)
+    if "strategies" in mapping:
+        plan = build(ComparePlan, mapping)
+        plan.check()
+        runs = [plan.settings(n, plan.seeds[0], plan.learning_rates(n)[0]) for n in plan.strategies]
+    else:
+        runs = [build(TrainSettings, mapping)]
+    for settings in runs:
+        settings.check()
+        settings.bf16 = settings.gradient_checkpointing = False  # what a CPU lacks
+        settings.use_vllm = False
+        arguments = trainer_arguments(settings, tmp_path)
+        assert arguments.generation_batch_size % settings.num_generations == 0
