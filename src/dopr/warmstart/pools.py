@@ -13,15 +13,15 @@ POOLS: dict[str, dict[str, list[str]]] = {
             "gym:chain_sum?min_terms=1&max_terms=1&min_digits=3&max_digits=3&size=60&seed=2000",
             "gym:chain_sum?min_terms=1&max_terms=1&min_digits=2&max_digits=2&size=20&seed=18000",
             "gym:chain_sum?min_terms=2&max_terms=2&min_digits=1&max_digits=1&size=40&seed=42000",
-            "gym:chain_sum?min_terms=3&max_terms=6&min_digits=1&max_digits=1&size=262&seed=44000",
-            "gym:chain_sum?min_terms=5&max_terms=6&min_digits=4&max_digits=4&size=130&seed=45000",
+            "gym:chain_sum?min_terms=3&max_terms=6&min_digits=1&max_digits=1&size=234&seed=43000",
+            "gym:chain_sum?min_terms=5&max_terms=6&min_digits=4&max_digits=4&size=158&seed=44000",
         ],
         "hard": [
-            "gym:chain_sum?min_terms=3&max_terms=6&min_digits=1&max_digits=1&size=80&seed=46000",
-            "gym:chain_sum?min_terms=5&max_terms=6&min_digits=4&max_digits=4&size=432&seed=47000",
+            "gym:chain_sum?min_terms=3&max_terms=6&min_digits=1&max_digits=1&size=80&seed=45000",
+            "gym:chain_sum?min_terms=5&max_terms=6&min_digits=4&max_digits=4&size=432&seed=46000",
         ],
         "eval": [
-            "gym:chain_sum?min_terms=4&max_terms=6&min_digits=1&max_digits=1&size=256&seed=201000",
+            "gym:chain_sum?min_terms=4&max_terms=6&min_digits=1&max_digits=1&size=256&seed=200000",
         ],
     },
     "leg_counting": {
@@ -32,14 +32,14 @@ POOLS: dict[str, dict[str, list[str]]] = {
             "&size=33&seed=572000",
             "gym:leg_counting?min_animals=1&max_animals=1&min_instances=7&max_instances=9"
             "&size=34&seed=995000",
-            "gym:leg_counting?min_animals=2&max_animals=5&max_instances=3&size=262&seed=996000",
+            "gym:leg_counting?min_animals=2&max_animals=5&max_instances=3&size=232&seed=996000",
             "gym:leg_counting?min_animals=7&max_animals=8&min_instances=10&max_instances=15"
-            "&size=150&seed=997000",
+            "&size=180&seed=997000",
         ],
         "hard": [
-            "gym:leg_counting?min_animals=2&max_animals=5&max_instances=3&size=80&seed=998000",
+            "gym:leg_counting?min_animals=2&max_animals=5&max_instances=3&size=70&seed=998000",
             "gym:leg_counting?min_animals=7&max_animals=8&min_instances=10&max_instances=15"
-            "&size=432&seed=999000",
+            "&size=442&seed=999000",
         ],
         "eval": [
             "gym:leg_counting?min_animals=3&max_animals=5&max_instances=3&size=256&seed=200000",
@@ -48,17 +48,17 @@ POOLS: dict[str, dict[str, list[str]]] = {
     "ab": {
         "half": [
             "gym:ab?length=3&size=28&seed=518000",
-            "gym:ab?length=6&size=92&seed=522000",
-            "gym:ab?length=7&size=170&seed=525000",
-            "gym:ab?length=14&size=222&seed=526000",
+            "gym:ab?length=6&size=87&seed=522000",
+            "gym:ab?length=7&size=161&seed=524000",
+            "gym:ab?length=14&size=236&seed=525000",
         ],
         "hard": [
-            "gym:ab?length=6&size=28&seed=528000",
-            "gym:ab?length=7&size=52&seed=529000",
-            "gym:ab?length=14&size=432&seed=530000",
+            "gym:ab?length=6&size=29&seed=526000",
+            "gym:ab?length=7&size=53&seed=527000",
+            "gym:ab?length=14&size=430&seed=528000",
         ],
         "eval": [
-            "gym:ab?length=7&size=256&seed=402000",
+            "gym:ab?length=7&size=256&seed=349000",
         ],
     },
 }
