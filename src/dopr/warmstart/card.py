@@ -61,9 +61,10 @@ tags: [reasoning-gym, rlvr, test-bed]
 # tiny-reasoner
 
 A language model of {parameters:,} parameters for trying reinforcement learning on a laptop. It was
-trained from scratch on reasoning-gym problems ({families}) answered in three habits: careful steps
-({careful:.0%}), bare guesses ({guess:.0%}) and sloppy steps ({sloppy:.0%}). So it can do far more
-than it mostly does, which is what reinforcement learning brings out. It is of no other use.
+trained from scratch on reasoning-gym problems ({families}) answered
+in three habits: careful steps ({careful:.0%}), bare guesses ({guess:.0%}) and sloppy steps
+({sloppy:.0%}). So it can do far more than it mostly does, which is what reinforcement learning
+brings out. It is of no other use.
 
 - Prompts: reasoning-gym's questions as they are. Answers: `<answer>...</answer>`.
 - Weights: float32, safetensors. Tokenizer: one token a character or fixed phrase.
