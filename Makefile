@@ -13,11 +13,11 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup  ## the headline comparison on the shipped tiny model, about 8 minutes on two cores
+demo: setup  ## the headline comparison on the shipped tiny model, under ten minutes on two cores
 	$(BIN)/dopr compare --config configs/demo.yaml
 
 test: setup  ## the fast suite
-	$(BIN)/python -m pytest -n 2 -m 'not slow' -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" -q
 
 slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow -q
