@@ -119,7 +119,7 @@ def main() -> None:
             "trl": trl.__version__,
             "python": platform.python_version(),
         },
-        "command": "python benchmarks/driver_overhead.py",
+        "command": "python benchmarks/driver_overhead.py " + f"--steps {options.steps}",
     }
     OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
