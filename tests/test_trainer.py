@@ -244,7 +244,7 @@ def test_choice_is_explained_in_the_metrics(tmp_path: Path) -> None:
 def test_entropies_of_the_training_pass_reach_the_ledger(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path)
     trainer.train()
-    trainer._flush_entropies()
+    trainer._entropy_totals.flush(trainer.driver.ledger)
     ledger = trainer.driver.ledger
     visited = ledger.visits > 0
     assert np.isfinite(ledger.entropy[visited]).all() and np.isnan(ledger.entropy[~visited]).all()

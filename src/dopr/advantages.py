@@ -67,6 +67,23 @@ def discounted_beta_bernoulli(group: Group, ledger: Ledger, prior: float = 1.0) 
     return np.nan_to_num(((group.rewards - low) / spread - mean) / (std + STD_EPSILON), nan=0.0)
 
 
+def zero_variance(group: Group, ledger: Ledger, alpha: float = 0.1) -> Array:
+    """Group-relative advantages, and +-alpha where the group's rewards do not differ.
+
+    All right gives +alpha, all wrong -alpha; the trainer then shapes these by token entropy: alpha
+    H_t where all were right, -alpha (max_k H_k - H_t) where all were wrong, H_t the entropy at
+    token t in nats, without gradient. Right means above the middle of the rewards seen so far.
+
+    Source: RL-ZVP [2509.21880, S]; its alpha lies between 0.1 and 0.2.
+    """
+    if group.informative or not group.scored.size:
+        return _group(group, ledger)
+    low, high = ledger.reward_low, ledger.reward_high
+    middle = (low + high) / 2 if low < high else 0.5
+    sign = 1.0 if group.mean > middle else -1.0
+    return np.where(np.isnan(group.rewards), 0.0, sign * alpha)
+
+
 def _mean(rewards: Array) -> float:
     scored = rewards[~np.isnan(rewards)]
     return float(scored.mean()) if scored.size else 0.0
@@ -86,11 +103,13 @@ def _leave_one_out(group: Group, ledger: Ledger) -> Array:
     return leave_one_out(group.rewards)
 
 
-# Estimators whose result is in units of reward and may still be scaled, and DBB, which is scaled.
+# Most give advantages in units of reward, which may still be scaled; DBB brings its own scale, and
+# so do the groups without variance under zvp.
 ESTIMATORS: dict[str, Callable[[Group, Ledger], Array]] = {
     "group": _group,
     "leave_one_out": _leave_one_out,
     "dbb": discounted_beta_bernoulli,
+    "zvp": zero_variance,
 }
 
 
@@ -102,7 +121,7 @@ def compute_advantages(
     Args:
         groups: finished groups, of any sizes.
         ledger: what is known about their prompts, these groups included.
-        estimator: `group`, `leave_one_out` or `dbb`.
+        estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
         scale: `group` divides by the group's standard deviation, `batch` by that of all rewards,
             `none` by nothing (TRL's `scale_rewards`). DBB brings its own scale.
 
@@ -120,7 +139,8 @@ def compute_advantages(
     result = []
     for group in groups:
         advantages = ESTIMATORS[estimator](group, ledger)
-        if estimator != "dbb" and scale != "none":
+        own_scale = estimator == "dbb" or (estimator == "zvp" and not group.informative)
+        if not own_scale and scale != "none":
             std = _std(group.rewards) if scale == "group" else batch_std
             advantages = advantages / (std + STD_EPSILON)
         result.append(advantages if group.weights is None else advantages * group.weights)

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dopr.errors import UserError
@@ -24,13 +26,26 @@ class Rows:
         batch: TRL's output for the round on this process.
         indices: shape (k,), rows of it.
         advantages: shape (k,), one per row.
-        prompt_ids: shape (k,), rows of the pool.
+        prompt_id: row of the pool.
+        blank: the group's rewards do not differ.
     """
 
     batch: Batch
     indices: Tensor
     advantages: Tensor
-    prompt_ids: Tensor
+    prompt_id: int
+    blank: bool
+
+
+def row_tensors(batch: Batch) -> Batch:
+    """The tensors that have one row a rollout."""
+    return {key: v for key, v in batch.items() if isinstance(v, Tensor) and v.ndim > 0}
+
+
+def to_array(tensor: Tensor) -> NDArray[Any]:
+    """A copy on the CPU; NumPy knows no bfloat16, so that becomes float32."""
+    tensor = tensor.detach().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor.clone()).numpy()
 
 
 def concatenate(parts: Sequence[Rows], pad_token_id: int) -> Batch:
@@ -39,7 +54,7 @@ def concatenate(parts: Sequence[Rows], pad_token_id: int) -> Batch:
     Raises:
         UserError: the rollouts hold images, whose tensors have no row a completion.
     """
-    keys = [k for k, v in parts[0].batch.items() if isinstance(v, Tensor) and v.ndim > 0]
+    keys = list(row_tensors(parts[0].batch))
     if any("pixel_values" in part.batch for part in parts):
         raise UserError(
             "strategies that discard or mix rollouts do not support images yet; "
@@ -52,7 +67,13 @@ def concatenate(parts: Sequence[Rows], pad_token_id: int) -> Batch:
         tensors = [part.batch[key][part.indices] for part in parts]
         result[key] = _pad_and_stack(key, tensors, pad_token_id)
     result["advantages"] = torch.cat([part.advantages for part in parts])
-    result["dopr_prompt"] = torch.cat([part.prompt_ids for part in parts])
+    for key, values in (
+        ("dopr_prompt", [part.prompt_id for part in parts]),
+        ("dopr_blank", [part.blank for part in parts]),
+    ):
+        result[key] = torch.cat(
+            [torch.full_like(p.indices, v) for p, v in zip(parts, values, strict=True)]
+        )
     return result
 
 

@@ -18,8 +18,8 @@ class DoPRConfig(GRPOConfig):
     Args:
         strategy: name of a strategy (`dopr strategies` lists them) or `path/to/file.py:Class`.
         strategy_args: the strategy's options.
-        advantage_estimator: `group` (TRL's own), `leave_one_out` or `dbb`; see `dopr.advantages`.
-            `scale_rewards` applies to the first two.
+        advantage_estimator: `group` (TRL's own), `leave_one_out`, `dbb` or `zvp`; see
+            `dopr.advantages`. `scale_rewards` does not apply to `dbb`.
         empty_update: what to do in a step whose groups all lack reward variance. `take` the
             optimiser step on what there is, as TRL does (momentum and decay still act), or `skip`
             it. A step with nothing to train on at all is always skipped.
@@ -38,7 +38,7 @@ class DoPRConfig(GRPOConfig):
         default_factory=dict, metadata={"help": "Options of the strategy."}
     )
     advantage_estimator: str = field(
-        default="group", metadata={"help": "group, leave_one_out or dbb."}
+        default="group", metadata={"help": "group, leave_one_out, dbb or zvp."}
     )
     empty_update: str = field(
         default="take", metadata={"help": "take or skip updates of steps without reward variance."}

@@ -6,10 +6,11 @@ requests into groups; everything a strategy may rely on is here.
 
 import logging
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dopr.errors import UserError
 from dopr.ledger import Ledger
@@ -19,7 +20,8 @@ from dopr.stream import PromptStream
 logger = logging.getLogger(__name__)
 
 Rollout = Callable[[list[Request]], list[Group]]
-Answer = Callable[[Measure], Any]
+Answer = Callable[[Measure], tuple[NDArray[np.float64], int]]
+Handles = Callable[[Any], Any]
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Spent:
     rollouts: int = 0
     generated_tokens: int = 0
     kept: int = 0
+    measured_tokens: int = 0  # prompt tokens read to answer a `Measure`
     groups: int = 0
     informative_groups: int = 0
     empty_steps: int = 0  # steps whose kept groups had no reward variance at all
@@ -89,7 +92,8 @@ class Driver:
 
         Args:
             rollout: turns requests into finished groups, in the same order.
-            measure: answers a `Measure` with one value per prompt.
+            measure: answers a `Measure` with one value per prompt, and says how many prompt tokens
+                it read for that.
         """
         generated: list[Group] = []
         plan = self.strategy.step(self.stream, self.ledger)
@@ -103,7 +107,8 @@ class Driver:
                 break
             if isinstance(asked, Measure):
                 assert measure is not None  # checked against `measures` at set-up
-                answer = measure(asked)
+                answer, tokens = measure(asked)
+                self.spent.measured_tokens += tokens
             else:
                 answer = self._roll_out(asked, rollout)
                 generated.extend(answer)
@@ -142,17 +147,25 @@ class Driver:
         if not any(group.informative for group in kept):
             self.spent.empty_steps += 1
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, pack: Handles = tuple) -> dict[str, Any]:
+        """Plain values and arrays.
+
+        Args:
+            pack: makes them of the handles of groups that the strategy holds.
+        """
         return {
             "strategy_name": self.strategy.name,
-            "strategy": self.strategy.state_dict(),
+            "strategy": _pack_groups(self.strategy.state_dict(), pack),
             "stream": self.stream.state_dict(),
             "ledger": self.ledger.state_dict(),
             "spent": asdict(self.spent),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], unpack: Handles = tuple) -> None:
         """Continue where the saved driver stood.
+
+        Args:
+            unpack: makes handles of what `pack` gave.
 
         Raises:
             UserError: the checkpoint was made by another strategy or on another pool.
@@ -164,5 +177,30 @@ class Driver:
             )
         self.stream.load_state_dict(state["stream"])
         self.ledger.load_state_dict(state["ledger"])
-        self.strategy.load_state_dict(state["strategy"])
+        self.strategy.load_state_dict(_unpack_groups(state["strategy"], unpack))
         self.spent = Spent(**state["spent"])
+
+
+_GROUP = "__group__"
+
+
+def _pack_groups(value: Any, pack: Handles) -> Any:
+    if isinstance(value, Group):
+        plain = {f.name: getattr(value, f.name) for f in fields(value)}
+        return {_GROUP: plain | {"handle": pack(value.handle)}}
+    if isinstance(value, dict):
+        return {key: _pack_groups(inner, pack) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_pack_groups(inner, pack) for inner in value]
+    return value
+
+
+def _unpack_groups(value: Any, unpack: Handles) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {_GROUP}:
+            plain = value[_GROUP]
+            return Group(**(plain | {"handle": unpack(plain["handle"])}))
+        return {key: _unpack_groups(inner, unpack) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_unpack_groups(inner, unpack) for inner in value]
+    return value

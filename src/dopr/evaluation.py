@@ -97,9 +97,7 @@ def evaluate(
         raise UserError("there is nothing to evaluate on: the dataset has no rows")
     began = time.perf_counter()
     sampling = Sampling(max_new_tokens, temperature, top_p, batch_size, seed)
-    rewards, tokens = _sample_and_score(
-        model, tokenizer, dataset, reward_funcs, k, sampling, weights
-    )
+    rewards, tokens = sample_rewards(model, tokenizer, dataset, reward_funcs, k, sampling, weights)
     seconds = time.perf_counter() - began
     summary: dict[str, Any] = summarise(rewards, k, seed) | {
         "k": k,
@@ -192,7 +190,7 @@ def measure_signal_rate(
         chosen = np.random.default_rng(seed).choice(size, num_prompts, replace=False)
         dataset = dataset.select(np.sort(chosen))
     sampling = Sampling(max_new_tokens, temperature, top_p, batch_size, seed)
-    rewards, _ = _sample_and_score(
+    rewards, _ = sample_rewards(
         model, tokenizer, dataset, reward_funcs, group_size, sampling, weights
     )
     low, high = (
@@ -213,7 +211,7 @@ def measure_signal_rate(
     }
 
 
-def _sample_and_score(
+def sample_rewards(
     model: Any,
     tokenizer: Any,
     dataset: Dataset,

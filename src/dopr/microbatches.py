@@ -1,5 +1,6 @@
 """Any number of kept rollouts, from any rounds, as the micro-batches of one training step."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ Trained = tuple[Group, NDArray[np.float64]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
-    """One call of TRL's generation and scoring. A group's handle is its round and its first row.
+    """One call of TRL's generation and scoring.
 
     Attributes:
         batch: TRL's output, this process's rows.
@@ -32,6 +33,62 @@ class Round:
     batch: dict[str, Any]
     local_rows: int
     advantages_hold: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Consecutive rollouts of a round; a group's handle is a tuple of these.
+
+    Attributes:
+        round: where they were made.
+        start: first row, counted over all processes.
+        count: number of rows.
+    """
+
+    round: Round
+    start: int
+    count: int
+
+
+def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
+    """A group's tensors as arrays, for a checkpoint (one process only)."""
+    packed = []
+    for segment in handle:
+        rows = slice(segment.start, segment.start + segment.count)
+        tensors = batching.row_tensors(segment.round.batch)
+        packed.append({key: batching.to_array(value[rows]) for key, value in tensors.items()})
+    return packed
+
+
+def unpack_handle(
+    packed: list[dict[str, NDArray[Any]]], device: torch.device
+) -> tuple[Segment, ...]:
+    """What `pack_handle` packed, each segment with a round of its own."""
+    handle = []
+    for arrays in packed:
+        batch = {key: torch.as_tensor(value, device=device) for key, value in arrays.items()}
+        count = len(batch["completion_ids"])
+        handle.append(Segment(Round(batch, count, advantages_hold=False), 0, count))
+    return tuple(handle)
+
+
+def is_plain_batch(
+    kept: list[Group], generated: list[Group], local_rows: int, processes: int
+) -> bool:
+    """Whether this is a batch as TRL makes it: one round, every rollout kept, the usual size."""
+    if len(kept) != len(generated) or not kept:
+        return False
+    in_order = all(k.handle is g.handle for k, g in zip(kept, generated, strict=True))
+    if not in_order or any(len(group.handle) != 1 for group in kept):
+        return False
+    first: Round = kept[0].handle[0].round
+    rows = sum(group.num_rollouts for group in kept)
+    return (
+        all(group.handle[0].round is first for group in kept)
+        and all(group.kept is None for group in kept)
+        and first.local_rows == local_rows
+        and rows == local_rows * processes
+    )
 
 
 def loss_mask(inputs: dict[str, Any]) -> torch.Tensor:
@@ -89,17 +146,40 @@ def _local_rows(
     per_process = np.zeros(accelerator.num_processes, dtype=np.int64)
     parts = []
     for group, values in trained:
-        done, start = group.handle
         chosen = np.arange(group.num_rollouts) if group.kept is None else group.kept
-        owner, row = np.divmod(start + chosen, done.local_rows)
-        per_process += np.bincount(owner, minlength=len(per_process))
-        here = owner == accelerator.process_index
-        parts.append(
-            batching.Rows(
-                done.batch,
-                torch.as_tensor(row[here], device=device),
-                torch.as_tensor(values[chosen[here]], dtype=torch.float32, device=device),
-                torch.full((int(here.sum()),), group.prompt_id, device=device),
+        first = 0
+        for segment in group.handle:
+            inside = chosen[(chosen >= first) & (chosen < first + segment.count)]
+            owner, row = np.divmod(segment.start + inside - first, segment.round.local_rows)
+            first += segment.count
+            per_process += np.bincount(owner, minlength=len(per_process))
+            here = owner == accelerator.process_index
+            parts.append(
+                batching.Rows(
+                    segment.round.batch,
+                    torch.as_tensor(row[here], device=device),
+                    torch.as_tensor(values[inside[here]], dtype=torch.float32, device=device),
+                    group.prompt_id,
+                    not group.informative,
+                )
             )
-        )
     return parts, per_process
+
+
+def shape_blank_advantages(inputs: dict[str, Any], entropies: torch.Tensor) -> None:
+    """Give rows of groups without variance advantages per token, shape (B, T), by token entropy.
+
+    Source: RL-ZVP [2509.21880, S]; see `dopr.advantages.zero_variance`.
+
+    Args:
+        inputs: a micro-batch; its advantages are replaced.
+        entropies: shape (B, T), nats.
+    """
+    if "dopr_blank" not in inputs or not bool(inputs["dopr_blank"].any()):
+        return
+    advantages, mask = inputs["advantages"].unsqueeze(1), loss_mask(inputs)
+    known = entropies.detach() * mask
+    most = known.max(dim=1, keepdim=True).values
+    shaped = advantages * torch.where(advantages > 0, known, most - known)
+    blank = inputs["dopr_blank"].bool().unsqueeze(1)
+    inputs["advantages"] = torch.where(blank, shaped, advantages.expand_as(shaped))

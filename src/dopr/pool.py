@@ -4,7 +4,9 @@ import hashlib
 import json
 from typing import Any
 
+import numpy as np
 from datasets import Dataset
+from numpy.typing import NDArray
 
 
 def content_id(prompt: Any, answer: Any = None) -> str:
@@ -19,3 +21,12 @@ def prompt_names(dataset: Dataset) -> list[str]:
         return [str(name) for name in dataset["id"]]
     answers = dataset["answer"] if "answer" in dataset.column_names else [None] * len(dataset)
     return [content_id(p, a) for p, a in zip(dataset["prompt"], answers, strict=True)]
+
+
+def prompt_categories(dataset: Dataset) -> NDArray[np.int64]:
+    """The kind of each prompt as a number, by its column `data_source`; all 0 without one."""
+    if "data_source" not in dataset.column_names:
+        return np.zeros(len(dataset), dtype=np.int64)
+    sources = [str(source) for source in dataset["data_source"]]
+    number = {source: i for i, source in enumerate(dict.fromkeys(sources))}
+    return np.array([number[source] for source in sources], dtype=np.int64)

@@ -200,7 +200,7 @@ class TrainSettings:
 _CHOICES = {
     "loss_type": ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"),
     "scale_rewards": ("batch", "group", "none"),
-    "advantage_estimator": ("dbb", "group", "leave_one_out"),
+    "advantage_estimator": ("dbb", "group", "leave_one_out", "zvp"),
     "empty_update": ("skip", "take"),
     "overlong_prompts": ("drop", "error"),
     "vllm_mode": ("colocate", "server"),

@@ -17,6 +17,8 @@ class PromptStream:
 
     Attributes:
         rng: generator for tie breaks and draws of the strategies; saved with the stream.
+        categories: shape (size,), a number for the kind of each prompt (its source or subject); all
+            0 where nothing is known.
 
     Raises:
         UserError: the pool is empty.
@@ -26,6 +28,7 @@ class PromptStream:
         if size < 1:
             raise UserError("the pool of prompts is empty; give a dataset with at least one row")
         self.size = size
+        self.categories = np.zeros(size, dtype=np.int64)
         self.epoch = -1
         self._order = np.random.default_rng([seed, 0])
         self.rng = np.random.default_rng([seed, 1])

@@ -25,11 +25,23 @@ from dopr import checkpoint
 from dopr.advantages import compute_advantages
 from dopr.config import Selection
 from dopr.driver import Driver, StepOutcome
+from dopr.entropies import EntropyTotals
 from dopr.errors import UserError
-from dopr.microbatches import Round, cut_micro_batches, loss_mask
-from dopr.pool import prompt_names
+from dopr.evaluation import Sampling
+from dopr.measuring import QUANTITIES, answer
+from dopr.microbatches import (
+    Round,
+    Segment,
+    cut_micro_batches,
+    is_plain_batch,
+    loss_mask,
+    pack_handle,
+    shape_blank_advantages,
+    unpack_handle,
+)
+from dopr.pool import prompt_categories, prompt_names
 from dopr.runlog import StepLog
-from dopr.strategies import Group, Request, Strategy, Uniform, make_strategy
+from dopr.strategies import Group, Measure, Request, Strategy, Uniform, make_strategy
 from dopr.stream import OfferedStream, PromptStream
 
 _ROW = "dopr_row"  # column with a prompt's row number, only where the loader's order is used
@@ -106,7 +118,8 @@ class DoPRTrainer(GRPOTrainer):
         self._round_tokens: NDArray[np.int64] | None = None
         self._round_names: list[str] | None = None
         self._entropies: torch.Tensor | None = None
-        self._entropy_totals: dict[int, tuple[float, int]] = {}
+        self._entropy_totals = EntropyTotals()
+        self._loss_inputs: dict[str, Any] | None = None
 
     def _make_driver(self, strategy: Strategy | str | None) -> Driver:
         if not isinstance(strategy, Strategy):
@@ -121,7 +134,15 @@ class DoPRTrainer(GRPOTrainer):
             # Without options uniform choice is plain GRPO: the trainer's batch and its order.
             strategy.prompts_per_step = self.args.generation_batch_size // self.num_generations
             stream = OfferedStream(size, seed)
-        return Driver(strategy, stream, max_rounds=self._settings.max_rounds)
+        if strategy.replays and self.accelerator.num_processes > 1:
+            raise UserError(
+                f"strategy {strategy.name!r} keeps rollouts for later steps, which works on one "
+                "process only so far"
+            )
+        stream.categories = prompt_categories(self._pool)
+        return Driver(
+            strategy, stream, max_rounds=self._settings.max_rounds, can_measure=QUANTITIES
+        )
 
     # -- the step ---------------------------------------------------------------------------
 
@@ -130,8 +151,8 @@ class DoPRTrainer(GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         if isinstance(self.driver.stream, OfferedStream):
             self.driver.stream.offer(self._loader_order(inputs))
-        self._flush_entropies()
-        outcome = self.driver.step(self._roll_out)
+        self._entropy_totals.flush(self.driver.ledger)
+        outcome = self.driver.step(self._roll_out, self._measure)
         self._log_choice(outcome)
         return self._assemble(outcome)
 
@@ -157,17 +178,66 @@ class DoPRTrainer(GRPOTrainer):
             batch = super()._generate_and_score_completions([dict(found[int(i)]) for i in mine])
         self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
+        entropies = self._read_rollouts(batch)
         step, groups, start = self.driver.ledger.step, [], 0
         done = Round(batch, local, regular)
         for request in requests:
             rows = slice(start, start + request.num_rollouts)
-            rewards, tokens = self._round_rewards[rows], self._round_tokens[rows]
-            groups.append(Group(request.prompt_id, rewards, tokens, step, handle=(done, start)))
+            groups.append(
+                Group(
+                    request.prompt_id,
+                    self._round_rewards[rows],
+                    self._round_tokens[rows],
+                    step,
+                    entropies=None if entropies is None else entropies[rows],
+                    handle=(Segment(done, start, request.num_rollouts),),
+                )
+            )
             start = rows.stop
         if not regular:
             blank = [not group.informative for group in groups]
             self._metrics["train"]["frac_reward_zero_std"][-1] = float(np.mean(blank))
         return groups
+
+    def _read_rollouts(self, batch: dict[str, Any]) -> NDArray[np.float64] | None:
+        """Keep the log-probabilities of rollouts that may be trained on later, for the importance
+        ratio; and give each rollout's mean token entropy where the strategy reads it, shape (n,).
+        """
+        strategy = self.driver.strategy
+        if not (strategy.replays or strategy.reads_entropies):
+            return None
+        with torch.no_grad():
+            logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+                self.model,
+                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                batch["completion_ids"].size(1),
+                batch_size=self.args.per_device_train_batch_size,
+                compute_entropy=True,
+            )
+        if strategy.replays:
+            batch.setdefault("old_per_token_logps", logps)
+        mask = loss_mask(batch)
+        means = (entropies * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return np.asarray(self.accelerator.gather(means).double().cpu().numpy())
+
+    def _measure(self, asked: Measure) -> tuple[NDArray[np.float64], int]:
+        """Answer what a strategy asks of the policy; the random state stays as it was."""
+        sampling = Sampling(
+            self.max_completion_length or 256,
+            self.temperature,
+            self.top_p,
+            seed=self.args.seed + 7919 * self.driver.ledger.step,
+        )
+        return answer(
+            asked,
+            self.accelerator.unwrap_model(self.model),
+            self._tokenizer,
+            self._pool,
+            self.reward_funcs,
+            self.reward_weights.tolist(),
+            sampling,
+        )
 
     @contextlib.contextmanager
     def _group_size(self, size: int) -> Iterator[None]:
@@ -210,7 +280,9 @@ class DoPRTrainer(GRPOTrainer):
         advantages = compute_advantages(
             outcome.kept, ledger, settings.advantage_estimator, self.scale_rewards
         )
-        own_shape = self._fills_batch_exactly(outcome)
+        usual = self.args.per_device_train_batch_size * self.args.steps_per_generation
+        processes = self.accelerator.num_processes
+        own_shape = is_plain_batch(outcome.kept, outcome.generated, usual, processes)
         if own_shape and self._trl_advantages_hold(outcome):
             return self._whole_batch(outcome, None)
         self._relog_advantages(outcome, advantages)
@@ -225,37 +297,27 @@ class DoPRTrainer(GRPOTrainer):
         # TRL shuffles and cuts what it gets here; `_prepare_inputs` then puts ours in its place.
         return {"advantages": torch.zeros(self.args.steps_per_generation)}
 
-    def _fills_batch_exactly(self, outcome: StepOutcome) -> bool:
-        """Whether this is a batch as TRL makes it: one round, every rollout kept, usual size."""
-        kept, generated = outcome.kept, outcome.generated
-        if len(kept) != len(generated) or not kept:
-            return False
-        in_order = all(k.handle is g.handle for k, g in zip(kept, generated, strict=True))
-        one_round = all(g.handle[0] is kept[0].handle[0] for g in kept)
-        usual = self.args.per_device_train_batch_size * self.args.steps_per_generation
-        return (
-            in_order
-            and one_round
-            and all(group.kept is None for group in kept)
-            and kept[0].handle[0].local_rows == usual
-            and sum(group.num_rollouts for group in kept) == usual * self.accelerator.num_processes
-        )
-
     def _trl_advantages_hold(self, outcome: StepOutcome) -> bool:
         return (
             self._settings.advantage_estimator == "group"
-            and outcome.kept[0].handle[0].advantages_hold
+            and outcome.kept[0].handle[0].round.advantages_hold
             and all(group.baseline is None and group.weights is None for group in outcome.kept)
         )
 
     def _whole_batch(
         self, outcome: StepOutcome, advantages: NDArray[np.float64] | None
     ) -> dict[str, Any]:
-        done: Round = outcome.kept[0].handle[0]
+        done: Round = outcome.kept[0].handle[0].round
         first = self.accelerator.process_index * done.local_rows
         mine = slice(first, first + done.local_rows)
-        ids = np.concatenate([[g.prompt_id] * g.num_rollouts for g in outcome.kept])[mine]
-        batch = done.batch | {"dopr_prompt": torch.as_tensor(ids, device=self.accelerator.device)}
+        sizes = [group.num_rollouts for group in outcome.kept]
+        batch = dict(done.batch)
+        for key, values in (
+            ("dopr_prompt", [group.prompt_id for group in outcome.kept]),
+            ("dopr_blank", [int(not group.informative) for group in outcome.kept]),
+        ):
+            rows = np.repeat(values, sizes)[mine]
+            batch[key] = torch.as_tensor(rows, device=self.accelerator.device)
         if advantages is not None:
             batch["advantages"] = torch.as_tensor(
                 advantages[mine], dtype=torch.float32, device=self.accelerator.device
@@ -275,7 +337,9 @@ class DoPRTrainer(GRPOTrainer):
         if "dopr_skip" in inputs:
             # No parameter gets a gradient, so an optimiser step after only such batches is none.
             return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        self._loss_inputs = inputs
         loss = super()._compute_loss(model, inputs)
+        self._loss_inputs = None
         if "dopr_prompt" in inputs and self.model.training:
             self._note_entropies(inputs)
         scale = inputs.get("dopr_scale")
@@ -284,6 +348,8 @@ class DoPRTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         self._entropies = result[1]
+        if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
+            shape_blank_advantages(self._loss_inputs, result[1])
         return result
 
     def _note_entropies(self, inputs: dict[str, Any]) -> None:
@@ -294,21 +360,7 @@ class DoPRTrainer(GRPOTrainer):
         sums = (self._entropies.detach() * mask).sum(1).double()
         rows = torch.stack([inputs["dopr_prompt"].double(), sums, mask.sum(1).double()], dim=1)
         self._entropies = None
-        for prompt, total, count in self.accelerator.gather(rows).tolist():
-            if prompt >= 0 and count:
-                old_total, old_count = self._entropy_totals.get(int(prompt), (0.0, 0))
-                self._entropy_totals[int(prompt)] = (old_total + total, old_count + int(count))
-
-    def _flush_entropies(self) -> None:
-        """Write the entropies of the finished step to the ledger."""
-        if not self._entropy_totals:
-            return
-        for prompt, (total, count) in self._entropy_totals.items():
-            self.driver.ledger.observe_entropy(prompt, total / count)
-        totals = self._entropy_totals.values()
-        mean = sum(total for total, _ in totals) / sum(count for _, count in totals)
-        self.driver.ledger.observe_policy_entropy(mean)
-        self._entropy_totals = {}
+        self._entropy_totals.add(self.accelerator.gather(rows).tolist())
 
     # -- logs and checkpoints ---------------------------------------------------------------
 
@@ -321,6 +373,7 @@ class DoPRTrainer(GRPOTrainer):
         metrics["select/coverage"] = [driver.ledger.coverage]
         metrics["rollout/rollouts_total"] = [driver.spent.rollouts]
         metrics["rollout/generated_tokens_total"] = [driver.spent.generated_tokens]
+        metrics["rollout/measured_tokens_total"] = [driver.spent.measured_tokens]
         metrics["rollout/kept_total"] = [driver.spent.kept]
         metrics["rollout/empty_steps_total"] = [driver.spent.empty_steps]
         metrics["rollout/abandoned_steps_total"] = [driver.spent.abandoned_steps]
@@ -331,13 +384,19 @@ class DoPRTrainer(GRPOTrainer):
         self, outcome: StepOutcome, advantages: list[NDArray[np.float64]]
     ) -> None:
         """Correct the completions table where TRL could not know the advantages."""
-        table = {id(g.handle): np.zeros(g.num_rollouts) for g in outcome.generated}
+        made = [segment for group in outcome.generated for segment in group.handle]
+        table = {id(segment): np.zeros(segment.count) for segment in made}
         for group, values in zip(outcome.kept, advantages, strict=True):
+            trained = np.zeros(group.num_rollouts)
             chosen = slice(None) if group.kept is None else group.kept
-            if id(group.handle) in table:
-                table[id(group.handle)][chosen] = values[chosen]
+            trained[chosen] = values[chosen]
+            first = 0
+            for segment in group.handle:
+                if id(segment) in table:
+                    table[id(segment)] = trained[first : first + segment.count]
+                first += segment.count
         logged = self._logs["advantages"]
-        flat = np.concatenate([table[id(g.handle)] for g in outcome.generated] or [np.empty(0)])
+        flat = np.concatenate([table[id(segment)] for segment in made] or [np.empty(0)])
         for _ in range(min(len(flat), len(logged))):
             logged.pop()
         logged.extend(flat.tolist())
@@ -378,13 +437,13 @@ class DoPRTrainer(GRPOTrainer):
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
-        self._flush_entropies()
+        self._entropy_totals.flush(self.driver.ledger)
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
             return
         run_dir = self._get_output_dir(trial=trial)
         folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        state = self.driver.state_dict() | {"training_seconds": self.training_seconds}
+        state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
         checkpoint.save_state(folder, state)
         checkpoint.write_manifest(folder)
         rotate_checkpoints(
@@ -399,7 +458,8 @@ class DoPRTrainer(GRPOTrainer):
         if folder is None:
             return
         state = checkpoint.load_state(Path(folder))
-        self.driver.load_state_dict(state)
+        device = self.accelerator.device
+        self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device))
         self.training_seconds = state["training_seconds"]
         if self.accelerator.is_main_process:
             self._step_log.resume(self.state.global_step)

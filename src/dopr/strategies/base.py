@@ -14,7 +14,7 @@ another engine's loop.
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -38,15 +38,23 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """Ask for something the policy can tell without generating.
+    """Ask for something the policy can tell without rollouts that count.
 
-    The driver answers with one value (or row) per prompt and counts the forward tokens. A strategy
-    lists what it may ask for in `Strategy.measures`, so that a driver that cannot answer refuses
-    when the run is set up.
+    The driver answers with an array, one value (or row) per prompt, and counts the forward tokens.
+    A strategy lists what it may ask for in `Strategy.measures`, so that a driver that cannot answer
+    refuses when the run is set up.
+
+    Attributes:
+        prompt_ids: rows of the pool.
+        quantity: `perplexity`, of the prompt under the policy, shape (k,); `embedding`, the mean of
+            the policy's last hidden states over the prompt, shape (k, width); `success_rate`, the
+            mean reward of `samples` rollouts that nobody pays for, shape (k,): only an oracle's.
+        samples: rollouts a prompt behind a success rate.
     """
 
     prompt_ids: tuple[int, ...]
-    quantity: Literal["perplexity", "embedding"]
+    quantity: Literal["perplexity", "embedding", "success_rate"]
+    samples: int = 8
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +67,9 @@ class Group:
         tokens: shape (n,), generated tokens per rollout.
         step: optimiser step in which it was generated.
         entropy: mean token entropy in nats, NaN where nobody measured it.
-        handle: the driver's own reference to the rollouts.
+        entropies: shape (n,), mean token entropy of each rollout; None unless the strategy
+            `reads_entropies`.
+        handle: the driver's own references to the rollouts, a tuple; joined groups have several.
         kept: indices of the rollouts to train on, or None for all of them.
         baseline: what to subtract from the rewards instead of the group's own mean.
         weights: shape (n,), factors on the advantages.
@@ -70,7 +80,8 @@ class Group:
     tokens: NDArray[np.int64]
     step: int = 0
     entropy: float = float("nan")
-    handle: Any = None
+    entropies: NDArray[np.float64] | None = None
+    handle: tuple[Any, ...] = ()
     kept: NDArray[np.int64] | None = None
     baseline: float | None = None
     weights: NDArray[np.float64] | None = None
@@ -111,6 +122,27 @@ class Group:
             raise IndexError(f"keep() got indices outside a group of {self.num_rollouts} rollouts")
         return replace(self, kept=indices)
 
+    def join(self, other: "Group") -> "Group":
+        """This group and further rollouts of the same prompt as one group, all of them kept.
+
+        Raises:
+            ValueError: the groups are of different prompts.
+        """
+        if other.prompt_id != self.prompt_id:
+            raise ValueError(f"cannot join prompts {self.prompt_id} and {other.prompt_id}")
+        both = None
+        if self.entropies is not None and other.entropies is not None:
+            both = np.concatenate([self.entropies, other.entropies])
+        return Group(
+            self.prompt_id,
+            np.concatenate([self.rewards, other.rewards]),
+            np.concatenate([self.tokens, other.tokens]),
+            step=min(self.step, other.step),
+            entropy=other.entropy,
+            entropies=both,
+            handle=self.handle + other.handle,
+        )
+
 
 # One optimiser step: yields requests (or a measure), receives groups (or values), returns groups.
 StepPlan = Generator[list[Request] | Measure, Any, list[Group]]
@@ -122,6 +154,14 @@ class Strategy(ABC):
 
     Attributes:
         num_generations: rollouts in an ordinary group; the trainer fills in its own setting.
+
+    Class attributes: `name`, `summary`, `source`, `mark` and `pays` fill the table of `dopr
+    strategies`; `measures` lists the quantities of `Measure` that it may ask for; `replays` says
+    that groups of earlier steps may be returned, `reads_entropies` that it needs each rollout's
+    mean token entropy (either costs a forward pass a rollout).
+
+    Fields declared with `init=False` are its state: they are saved and restored with the run. They
+    may hold plain values, arrays, groups, and lists or dicts (with text as keys) of these.
     """
 
     name: ClassVar[str]
@@ -130,6 +170,8 @@ class Strategy(ABC):
     mark: ClassVar[str]
     pays: ClassVar[Literal["pre", "post"]] = "pre"
     measures: ClassVar[frozenset[str]] = frozenset()
+    replays: ClassVar[bool] = False
+    reads_entropies: ClassVar[bool] = False
 
     num_generations: int = field(default=8, kw_only=True)
 
@@ -147,11 +189,13 @@ class Strategy(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs besides ledger and stream: plain values and arrays."""
-        return {}
+        """Everything a resumed run needs besides ledger and stream: the fields without `init`."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not f.init}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - optional hook
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 def require(condition: bool, message: str) -> None:
