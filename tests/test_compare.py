@@ -107,10 +107,10 @@ def plan(**changes: Any) -> ComparePlan:
 
 
 def test_settings_of_a_run() -> None:
-    made = plan().settings("dopr", 1, 2e-5)
+    made = plan().settings("dopr", 1, {"learning_rate": 2e-5})
     assert (made.seed, made.learning_rate, made.strategy) == (1, 2e-5, "dopr")
     assert made.output_dir == "runs/compare/runs/dopr/seed-1"
-    assert plan().learning_rates("dopr") == [3e-5]
+    assert plan().settings("dopr", 0, {}).learning_rate == 3e-5
     plan().check()
 
 
@@ -127,6 +127,9 @@ STRATEGY_MISTAKES: list[tuple[dict[str, Any], str]] = [
         "equal",
     ),
     ({"strategies": {"a": {"learning_rates": [1, 2]}}, "tuning": {"seeds": [1]}}, "overlap"),
+    ({"strategies": {"a": {"tries": [3]}}}, "list of mappings"),
+    ({"strategies": {"a": {"tries": [{}, {}], "learning_rates": [1, 2]}}}, "keep one"),
+    ({"strategies": {"a": {"tries": [{"stepps": 1}, {}]}}}, "did you mean 'strategies.a.steps'"),
     ({"target": {}}, "target.value"),
     ({"target": {"value": 1, "fraction_of_best": 1}}, "target.value"),
     ({"target": {"value": 1, "metric": "avg"}}, "did you mean 'avg@k'?"),
@@ -162,7 +165,7 @@ def test_comparison_has_the_shape_that_others_rely_on() -> None:
         ],
         "dopr": [finished("dopr", 0, 0.1, 0.6), finished("dopr", 1, 0.1, 0.2, 0.7)],
     }
-    found = summarise(plan(), runs, {"grpo": 1e-4, "dopr": 3e-5}, {"pool": {"size": 3}})
+    found = summarise(plan(), runs, {"grpo": {}, "dopr": {}}, {"pool": {"size": 3}})
     json.dumps(found, allow_nan=False)
     dopr, grpo = found["strategies"]["dopr"], found["strategies"]["grpo"]
     assert dopr["seeds"] == [0, 1] and dopr["learning_rate"] == 3e-5
@@ -228,6 +231,54 @@ def config(tmp_path: Path, tiny_model_dir: Path) -> Path:
     path = tmp_path / "plan.json"  # JSON is YAML
     path.write_text(json.dumps(mapping))
     return path
+
+
+def test_tries_change_any_setting_and_keep_the_rest() -> None:
+    tried = {
+        "strategies": {
+            "a": {
+                "strategy": "uniform",
+                "strategy_args": {"prompts_per_step": 2},
+                "tries": [
+                    {"learning_rate": 1e-4},
+                    {"strategy_args": {"prompts_per_step": 4}, "learning_rate": 2e-4},
+                ],
+            }
+        },
+        "tuning": {"seeds": [7]},
+    }
+    made = [plan(**tried).tuning_settings("a", 7, number) for number in (0, 1)]
+    assert [s.strategy_args["prompts_per_step"] for s in made] == [2, 4]
+    assert [s.learning_rate for s in made] == [1e-4, 2e-4]
+    assert [s.output_dir.split("/")[-2] for s in made] == ["lr-0.0001", "try-2"]
+
+
+def test_runs_one_by_one_make_the_same_comparison(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["compare", "--config", str(config), "--quiet"]
+
+    def missing() -> list[str]:
+        assert cli.main([*command, "--list-runs"]) == 0
+        return capsys.readouterr().out.split()
+
+    tuning = missing()
+    assert len(tuning) == 4 and tuning[0] == "tuning/grpo/lr-0.001/seed-9"
+    assert cli.main([*command, "--run", "runs/dopr/seed-0"]) == 2
+    assert "needs the tuning" in capsys.readouterr().err
+    for name in tuning:
+        assert cli.main([*command, "--run", name]) == 0
+    capsys.readouterr()
+    reported = missing()
+    assert sorted(reported) == [f"runs/{s}/seed-{i}" for s in ("dopr", "grpo") for i in (0, 1)]
+    for name in reported:
+        assert cli.main([*command, "--run", name]) == 0
+    capsys.readouterr()
+    assert missing() == []
+    assert cli.main([*command, "--run", "runs/dopr/seed-3"]) == 2
+    assert "did you mean 'runs/dopr/seed-" in capsys.readouterr().err
+    assert cli.main(command) == 0
+    assert (tmp_path / "out" / "comparison.json").is_file()
 
 
 def test_compare_runs_resumes_and_reports(

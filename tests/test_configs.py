@@ -18,7 +18,7 @@ def test_recipe_is_valid(file: str, tmp_path: Path) -> None:
     if "strategies" in mapping:
         plan = build(ComparePlan, mapping)
         plan.check()
-        runs = [plan.settings(n, plan.seeds[0], plan.learning_rates(n)[0]) for n in plan.strategies]
+        runs = [plan.settings(n, plan.seeds[0], plan.tries(n)[0]) for n in plan.strategies]
     else:
         runs = [build(TrainSettings, mapping)]
     for settings in runs:

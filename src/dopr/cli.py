@@ -118,6 +118,8 @@ def _add_training(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--config", metavar="FILE", required=True, help="YAML file with the plan")
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.add_argument("--json", action="store_true", help="print comparison.json")
+    command.add_argument("--list-runs", action="store_true", help="print what is left to run")
+    command.add_argument("--run", dest="one_run", metavar="NAME", help="make one of these runs")
     command.add_argument("--print-config", action="store_true", help="print the plan and stop")
     command = add("eval", "Measure avg@k and pass@k of a model.", _eval)
     command.add_argument("model", metavar="MODEL", help="local folder, Hub id, or tiny-reasoner")
@@ -201,10 +203,15 @@ def _compare(arguments: argparse.Namespace, overrides: list[str]) -> int:
     plan.check()
     if arguments.print_config:
         return _print_config(plan)
-    from dopr.compare import run_comparison
+    from dopr.compare import missing_runs, run_comparison, run_one_of
     from dopr.compare.table import print_comparison
 
+    if arguments.list_runs:
+        print("".join(f"{name}\n" for name in missing_runs(plan)), end="")
+        return 0
     _hide_loading_bars()
+    if arguments.one_run:
+        return 0 if run_one_of(plan, arguments.one_run, arguments.quiet) else 130
     result = run_comparison(plan, quiet=arguments.quiet)
     if result is None:
         print("stopped; the same command continues where this one was")

@@ -102,7 +102,7 @@ def train(
     settings.check()
     run_dir = Path(settings.output_dir)
     found = open_run_dir(run_dir, resume)
-    finished = _finished(run_dir, settings) if resume else None
+    finished = finished_result(settings) if resume else None
     if finished is not None:
         return finished
     if settings.threads:
@@ -138,8 +138,9 @@ def train(
 # -- the run directory -----------------------------------------------------------------------
 
 
-def _finished(run_dir: Path, settings: TrainSettings) -> TrainResult | None:
-    """The result of a run that has nothing left to do."""
+def finished_result(settings: TrainSettings) -> TrainResult | None:
+    """The result of a run that has nothing left to do, None where there is something."""
+    run_dir = Path(settings.output_dir)
     file = run_dir / DONE_FILE
     if not file.is_file():
         return None

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 from dopr.compare.plan import ComparePlan
 
 if TYPE_CHECKING:
+    from dopr.compare.jobs import missing_runs, run_one_of
     from dopr.compare.run import run_comparison
 
-__all__ = ["ComparePlan", "run_comparison"]
+__all__ = ["ComparePlan", "missing_runs", "run_comparison", "run_one_of"]
 
 
 def __getattr__(name: str) -> Any:
@@ -16,4 +17,8 @@ def __getattr__(name: str) -> Any:
         from dopr.compare.run import run_comparison
 
         return run_comparison
+    if name in ("missing_runs", "run_one_of"):
+        from dopr.compare import jobs
+
+        return getattr(jobs, name)
     raise AttributeError(f"module 'dopr.compare' has no attribute {name!r}")

@@ -12,7 +12,9 @@ from dopr.settings import TrainSettings
 METRICS = ("avg@k", "pass@k")
 TUNING_RULES = ("area", "final")
 # Keys of a strategy's entry that are not settings of a run.
-_OWN_KEYS = ("learning_rates", "learning_rate_from")
+_OWN_KEYS = ("learning_rates", "learning_rate_from", "tries")
+
+Try = dict[str, Any]
 
 
 @dataclass
@@ -82,8 +84,9 @@ class ComparePlan:
 
     Args:
         strategies: name in the tables -> settings of its runs that differ from `base`; also
-            `learning_rates` (a list to tune over) or one `learning_rate`, with `learning_rate_from`
-            saying where that was tuned.
+            `tries` (a list of further settings to tune over) or `learning_rates` (the same for
+            rates alone), or one `learning_rate`, with `learning_rate_from` saying where that was
+            tuned.
         base: settings shared by all runs, as `dopr train` knows them.
         seeds: every strategy is run with each.
         output_dir: where the runs, their tuning and comparison.json go.
@@ -126,8 +129,9 @@ class ComparePlan:
                 raise UserError(f"strategy name {name!r} must be usable as a folder's name")
         self._check_tuning()
         for name in self.strategies:
-            settings = self.settings(name, self.seeds[0], self.learning_rates(name)[0])
-            settings.check()
+            for changes in self.tries(name):
+                settings = self.settings(name, self.seeds[0], changes)
+                settings.check()
             if not settings.eval_dataset:
                 raise UserError("a comparison needs held-out prompts; give `base.eval_dataset`")
 
@@ -138,11 +142,11 @@ class ComparePlan:
             raise UserError("give either `target.value` or `target.fraction_of_best`")
 
     def _check_tuning(self) -> None:
-        counts = {n: len(self.learning_rates(n)) for n in self.strategies if self.needs_tuning(n)}
+        counts = {n: len(self.tries(n)) for n in self.strategies if self.needs_tuning(n)}
         if len(set(counts.values())) > 1:
             raise UserError(
-                f"the strategies have unequal numbers of learning_rates to tune over ({counts}); "
-                "equal terms need equal numbers"
+                f"the strategies have unequal numbers of learning_rates or tries to tune over "
+                f"({counts}); equal terms need equal numbers"
             )
         if counts and set(self.tuning.seeds) & set(self.seeds):
             raise UserError("tuning.seeds and seeds overlap; tune on seeds that are not reported")
@@ -153,39 +157,54 @@ class ComparePlan:
     def folder(self) -> Path:
         return Path(self.output_dir)
 
-    def learning_rates(self, name: str) -> list[float]:
-        """The rates to tune over; a single one where it is given."""
+    def tries(self, name: str) -> list[Try]:
+        """The settings to tune over, a single entry where nothing is tuned."""
         changes = self.strategies[name]
+        if "tries" in changes and "learning_rates" in changes:
+            raise UserError(f"`strategies.{name}` has `tries` and `learning_rates`; keep one")
+        if "tries" in changes:
+            tries = changes["tries"]
+            if not isinstance(tries, list) or not tries or not all(map(_is_settings, tries)):
+                raise UserError(f"`strategies.{name}.tries` must be a list of mappings of settings")
+            return [dict(one) for one in tries]
         rates = changes.get("learning_rates")
         if rates is None:
-            rate = changes.get("learning_rate", self.base.get("learning_rate"))
-            rates = [TrainSettings.learning_rate if rate is None else rate]
+            return [{}]
         if not isinstance(rates, list) or not rates:
             raise UserError(f"`strategies.{name}.learning_rates` must be a list of numbers")
         try:
-            return [float(rate) for rate in rates]
+            return [{"learning_rate": float(rate)} for rate in rates]
         except (TypeError, ValueError):
             raise UserError(f"`strategies.{name}.learning_rates` must be numbers") from None
 
     def needs_tuning(self, name: str) -> bool:
-        return len(self.learning_rates(name)) > 1
+        return len(self.tries(name)) > 1
 
-    def settings(self, name: str, seed: int, learning_rate: float) -> TrainSettings:
-        """Settings of a reported run."""
+    def settings(self, name: str, seed: int, chosen: Try) -> TrainSettings:
+        """Settings of a reported run, with the try that was chosen."""
         run_dir = self.folder / "runs" / name / f"seed-{seed}"
-        return self._settings(name, seed, learning_rate, run_dir, None)
+        return self._settings(name, seed, chosen, run_dir, None)
 
-    def tuning_settings(self, name: str, seed: int, learning_rate: float) -> TrainSettings:
-        """Settings of a tuning run."""
-        run_dir = self.folder / "tuning" / name / f"lr-{learning_rate:g}" / f"seed-{seed}"
-        return self._settings(name, seed, learning_rate, run_dir, self.tuning.max_rollouts)
+    def tuning_settings(self, name: str, seed: int, number: int) -> TrainSettings:
+        """Settings of a tuning run of one try."""
+        run_dir = self.folder / "tuning" / name / self.try_label(name, number) / f"seed-{seed}"
+        tried = self.tries(name)[number]
+        return self._settings(name, seed, tried, run_dir, self.tuning.max_rollouts)
+
+    def try_label(self, name: str, number: int) -> str:
+        """A try's name as a folder."""
+        tried = self.tries(name)[number]
+        if set(tried) == {"learning_rate"}:
+            return f"lr-{tried['learning_rate']:g}"
+        return f"try-{number + 1}"
 
     def _settings(
-        self, name: str, seed: int, learning_rate: float, run_dir: Path, rollouts: int | None
+        self, name: str, seed: int, tried: Try, run_dir: Path, rollouts: int | None
     ) -> TrainSettings:
         changes = {k: v for k, v in self.strategies[name].items() if k not in _OWN_KEYS}
-        fixed = {"seed": seed, "learning_rate": learning_rate, "output_dir": str(run_dir)}
-        for key in ("seed", "output_dir"):
+        changes = merge(changes, tried)
+        fixed = {"seed": seed, "output_dir": str(run_dir)}
+        for key in fixed:
             if key in changes or key in self.base:
                 raise UserError(f"`{key}` of a run is set by the comparison; remove it")
         if rollouts is not None:
@@ -196,5 +215,11 @@ class ComparePlan:
         known = {f.name for f in dataclasses.fields(TrainSettings)}
         for key in changes:
             if key not in known:
-                raise unknown_name("setting", f"strategies.{name}.{key}", [*known, *_OWN_KEYS])
+                prefix = f"strategies.{name}."
+                names = [prefix + each for each in (*known, *_OWN_KEYS)]
+                raise unknown_name("setting", prefix + key, names)
         return build(TrainSettings, values)
+
+
+def _is_settings(value: Any) -> bool:
+    return isinstance(value, dict)

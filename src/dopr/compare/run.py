@@ -42,19 +42,10 @@ def run_comparison(plan: ComparePlan, quiet: bool = False) -> dict[str, Any] | N
     Raises:
         UserError: the plan cannot be carried out, or a run in the folder has other settings.
     """
-    plan.check()
-    try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        (plan.folder / "config.yaml").write_text(to_yaml(plan_mapping(plan)))
-    except OSError as error:
-        raise UserError(
-            f"output_dir {plan.output_dir!r} cannot be written ({error.strerror}); choose another"
-        ) from None
-    if plan.threads:
-        torch.set_num_threads(plan.threads)
+    open_folder(plan)
 
     def run_one(settings: TrainSettings, label: str) -> TrainResult | None:
-        return _run_one(settings, label, quiet)
+        return run_training(settings, label, quiet)
 
     pool = _pool(plan, quiet)
     tuned = tune(plan, run_one)
@@ -62,21 +53,21 @@ def run_comparison(plan: ComparePlan, quiet: bool = False) -> dict[str, Any] | N
         return None
     if tuned["strategies"]:
         write_atomically(plan.folder / "tuning.json", json.dumps(tuned, indent=2))
-    rates = {
-        name: tuned["strategies"].get(name, {}).get("learning_rate", plan.learning_rates(name)[0])
+    chosen = {
+        name: tuned["strategies"].get(name, {}).get("chosen", plan.tries(name)[0])
         for name in plan.strategies
     }
     runs: dict[str, list[FinishedRun]] = {name: [] for name in plan.strategies}
     for seed in plan.seeds:  # seed by seed, so that paired timings are near in time
         for name in plan.strategies:
-            done = run_one(plan.settings(name, seed, rates[name]), f"{name} seed {seed}")
+            done = run_one(plan.settings(name, seed, chosen[name]), f"{name} seed {seed}")
             if done is None:
                 return None
             runs[name].append(_as_finished(name, seed, done))
     facts = {"pool": pool, "machine": _machine(), "versions": _versions()}
     if tuned["strategies"]:
         facts["tuning"] = tuned
-    result = summarise(plan, runs, rates, {k: v for k, v in facts.items() if v is not None})
+    result = summarise(plan, runs, chosen, {k: v for k, v in facts.items() if v is not None})
     write_atomically(plan.folder / "comparison.json", json.dumps(result, indent=2))
     from dopr.report import write_report
 
@@ -84,7 +75,26 @@ def run_comparison(plan: ComparePlan, quiet: bool = False) -> dict[str, Any] | N
     return result
 
 
-def _run_one(settings: TrainSettings, label: str, quiet: bool) -> TrainResult | None:
+def open_folder(plan: ComparePlan) -> None:
+    """Check the plan, make its folder and set the number of threads.
+
+    Raises:
+        UserError: it cannot be carried out, or the folder cannot be written.
+    """
+    plan.check()
+    try:
+        plan.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(plan.folder / "config.yaml", to_yaml(plan_mapping(plan)))
+    except OSError as error:
+        raise UserError(
+            f"output_dir {plan.output_dir!r} cannot be written ({error.strerror}); choose another"
+        ) from None
+    if plan.threads:
+        torch.set_num_threads(plan.threads)
+
+
+def run_training(settings: TrainSettings, label: str, quiet: bool) -> TrainResult | None:
+    """One run, from where it was left; None when a signal stopped it."""
     _refuse_other_settings(settings)
     result = train(settings, resume=True, quiet=quiet, label=label, report=False)
     gc.collect()
@@ -122,7 +132,7 @@ def _pool(plan: ComparePlan, quiet: bool) -> dict[str, Any] | None:
         return None
     file = plan.folder / "pool.json"
     first = next(iter(plan.strategies))
-    settings = plan.settings(first, plan.seeds[0], plan.learning_rates(first)[0])
+    settings = plan.settings(first, plan.seeds[0], plan.tries(first)[0])
     what = {
         "model": settings.model,
         "dataset": settings.dataset,

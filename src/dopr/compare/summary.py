@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dopr.compare.plan import ComparePlan
+from dopr.compare.plan import ComparePlan, Try
 from dopr.compare.statistics import median_with_interval, paired_difference, ratios
 
 # Name in comparison.json -> field of eval.jsonl.
@@ -69,20 +69,20 @@ def target_value(plan: ComparePlan, runs: dict[str, list[FinishedRun]]) -> float
 def summarise(
     plan: ComparePlan,
     runs: dict[str, list[FinishedRun]],
-    learning_rates: dict[str, float],
+    chosen: dict[str, Try],
     facts: dict[str, Any],
 ) -> dict[str, Any]:
     """The content of comparison.json.
 
     Args:
         runs: of each strategy, one a seed, in the order of the plan's seeds.
-        learning_rates: that the runs were made with.
+        chosen: the tuned settings that the runs were made with.
         facts: `pool`, `machine`, `versions` and whatever else stands beside the result.
     """
     value = target_value(plan, runs)
     costs = {name: _costs(plan, group, value) for name, group in runs.items()}
     strategies = {
-        name: _strategy(plan, name, group, costs[name], learning_rates[name])
+        name: _strategy(plan, name, group, costs[name], chosen[name])
         for name, group in runs.items()
     }
     pairs = [(a, b) for a in plan.headline if a in runs for b in runs if a != b]
@@ -122,12 +122,12 @@ def _strategy(
     name: str,
     group: list[FinishedRun],
     costs: dict[str, list[float | None]],
-    learning_rate: float,
+    chosen: Try,
 ) -> dict[str, Any]:
-    settings = plan.settings(name, plan.seeds[0], learning_rate)
+    settings = plan.settings(name, plan.seeds[0], chosen)
     entry: dict[str, Any] = {
         "seeds": [run.seed for run in group],
-        "learning_rate": learning_rate,
+        "learning_rate": settings.learning_rate,
         "strategy": settings.strategy,
         "strategy_args": settings.strategy_args,
         "num_generations": settings.num_generations,
@@ -135,6 +135,7 @@ def _strategy(
     }
     if plan.needs_tuning(name):
         entry["learning_rate_from"] = "tuning.json"
+        entry["chosen"] = chosen
     elif plan.strategies[name].get("learning_rate_from"):
         entry["learning_rate_from"] = plan.strategies[name]["learning_rate_from"]
     for cost, values in costs.items():

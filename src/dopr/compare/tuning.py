@@ -1,4 +1,4 @@
-"""Learning rates: the same number of tries for every strategy, on seeds that are not reported."""
+"""Tuning: the same number of tries for every strategy, on seeds that are not reported."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -26,11 +26,12 @@ def tuning_score(evals: Sequence[Row], metric: str, rule: str, window: int) -> f
 
 
 def tune(plan: ComparePlan, run_one: RunOne) -> dict[str, Any] | None:
-    """Try every rate of every strategy that has several; None when it was interrupted.
+    """Run every try of every strategy that has several; None when it was interrupted.
 
     Returns:
-        `rule`, `metric`, `seeds`, and for each strategy its `learning_rate`, the `rollouts` that
-        tuning took and the `scores` of each rate, one a seed.
+        `rule`, `metric`, `seeds`, and for each strategy the `chosen` settings (and their
+        `learning_rate`, where that was tuned), the `rollouts` that tuning took, its `tries` and the
+        `scores` of each, one a seed.
     """
     result: dict[str, Any] = {
         "rule": plan.tuning.rule,
@@ -41,21 +42,32 @@ def tune(plan: ComparePlan, run_one: RunOne) -> dict[str, Any] | None:
     for name in plan.strategies:
         if not plan.needs_tuning(name):
             continue
-        scores: dict[str, list[float]] = {}
-        spent = 0
-        for rate in plan.learning_rates(name):
-            for seed in plan.tuning.seeds:
-                settings = plan.tuning_settings(name, seed, rate)
-                done = run_one(settings, f"tuning {name} lr {rate:g} seed {seed}")
-                if done is None:
-                    return None
-                spent += done.rollouts
-                scores.setdefault(f"{rate:g}", []).append(
-                    tuning_score(
-                        done.evals, plan.target.metric, plan.tuning.rule, plan.final_window
-                    )
-                )
-        means = {rate: float(np.mean(values)) for rate, values in scores.items()}
-        best = max(plan.learning_rates(name), key=lambda rate: means[f"{rate:g}"])
-        result["strategies"][name] = {"learning_rate": best, "rollouts": spent, "scores": scores}
+        entry = _tune_one(plan, name, run_one)
+        if entry is None:
+            return None
+        result["strategies"][name] = entry
     return result
+
+
+def _tune_one(plan: ComparePlan, name: str, run_one: RunOne) -> dict[str, Any] | None:
+    tries = plan.tries(name)
+    scores: dict[str, list[float]] = {}
+    spent = 0
+    for number in range(len(tries)):
+        label = plan.try_label(name, number)
+        for seed in plan.tuning.seeds:
+            settings = plan.tuning_settings(name, seed, number)
+            done = run_one(settings, f"tuning {name} {label} seed {seed}")
+            if done is None:
+                return None
+            spent += done.rollouts
+            scores.setdefault(label, []).append(
+                tuning_score(done.evals, plan.target.metric, plan.tuning.rule, plan.final_window)
+            )
+    best = max(range(len(tries)), key=lambda i: np.mean(scores[plan.try_label(name, i)]))
+    entry = {"chosen": tries[best], "rollouts": spent, "scores": scores}
+    if any(set(tried) != {"learning_rate"} for tried in tries):
+        entry["tries"] = {plan.try_label(name, i): tried for i, tried in enumerate(tries)}
+    if "learning_rate" in tries[best]:
+        entry["learning_rate"] = tries[best]["learning_rate"]
+    return entry
