@@ -8,6 +8,7 @@ import pytest
 
 from dopr.errors import UserError
 from dopr.tasks import content_id, list_tasks, load_task
+from dopr.warmstart.pools import POOLS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / ".." / "shared" / "data" / "benchmarks"
 
@@ -262,3 +263,11 @@ def test_the_public_benchmarks_load_without_options(name, rows, answer):
     assert len(loaded) == rows
     assert loaded["answer"][0] == answer
     assert len(set(loaded["id"])) == rows
+
+
+def test_pools_of_the_tiny_model_have_short_names() -> None:
+    rows = load_task("tiny:ab/hard")
+    assert len(rows) == 512
+    assert rows["prompt"] == load_task(POOLS["ab"]["hard"])["prompt"]
+    with pytest.raises(UserError, match="did you mean 'tiny:ab/hard'"):
+        load_task("tiny:ab/hardd")

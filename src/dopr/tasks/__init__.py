@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from dopr.errors import UserError
+from dopr.errors import UserError, unknown_name
 from dopr.tasks.columns import Row, make_mapper, to_json
 from dopr.tasks.gym import gym_rows, list_families
 from dopr.tasks.sources import read_source
@@ -23,6 +23,7 @@ FILE_KINDS = {
     "path/to/file.parquet": "a Parquet file, such as verl's",
     "path/to/folder": "a folder written by datasets' save_to_disk",
     "owner/name#config": "a dataset on the Hugging Face Hub (#config where it has several)",
+    "tiny:FAMILY/POOL": "a pool made for the tiny model: half, hard or eval of a family",
     "path/to/file.py:name": "your own function, which returns rows or a datasets.Dataset",
 }
 
@@ -40,9 +41,9 @@ def load_task(
     """Load one source of prompts, or several as one.
 
     Args:
-        source: `gym:NAME?key=value&...`, a `.jsonl`, `.json` or `.parquet` file, a folder saved by
-            `datasets`, a Hub id (`owner/name`, optionally `#config`), `path/to/file.py:name`, or a
-            list of these.
+        source: `gym:NAME?key=value&...`, `tiny:FAMILY/POOL`, a `.jsonl`, `.json` or `.parquet`
+            file, a folder saved by `datasets`, a Hub id (`owner/name`, optionally `#config`),
+            `path/to/file.py:name`, or a list of these.
         split: which split, where a source has several. reasoning-gym families draw other items for
             "train" than for any other name.
         limit: keep at most so many rows: the first ones, shared evenly among several sources.
@@ -61,9 +62,10 @@ def load_task(
         UserError: a source that is missing, unreadable or empty, a column that is missing, or a row
             without prompt or answer.
     """
-    sources = [source] if isinstance(source, str) else list(source)
-    if not sources:
+    named = [source] if isinstance(source, str) else list(source)
+    if not named:
         raise UserError("no dataset is named; give at least one")
+    sources = [url for name in named for url in _expand(name)]
     parts = [_load_rows(one, split, limit, columns, seed) for one in sources]
     rows = _take(parts, limit)
     rows = _merge_duplicates(rows, " + ".join(sources))
@@ -89,6 +91,20 @@ def content_id(prompt: str | list[dict[str, str]], answer: str) -> str:
     """16 hexadecimal digits that depend on prompt and answer alone."""
     text = prompt if isinstance(prompt, str) else to_json(prompt)
     return hashlib.sha256(f"{text}\0{answer}".encode()).hexdigest()[:16]
+
+
+def _expand(source: str) -> list[str]:
+    """The sources behind a pool of the tiny model; any other source is itself."""
+    if not source.startswith("tiny:"):
+        return [source]
+    from dopr.warmstart.pools import POOLS
+
+    known = {
+        f"tiny:{family}/{name}": urls for family, of in POOLS.items() for name, urls in of.items()
+    }
+    if source not in known:
+        raise unknown_name("pool", source, known)
+    return known[source]
 
 
 def _load_rows(

@@ -4,6 +4,18 @@
 makes the supervised rows, `train` the model, `describe` measures it on the pools of `pools`.
 """
 
-from dopr.warmstart.train import WarmstartConfig, run_warmstart
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dopr.warmstart.train import WarmstartConfig, run_warmstart
 
 __all__ = ["WarmstartConfig", "run_warmstart"]
+
+
+def __getattr__(name: str) -> Any:
+    # Training pulls in torch and TRL, which the pools can do without.
+    if name in __all__:
+        from dopr.warmstart import train
+
+        return getattr(train, name)
+    raise AttributeError(f"module 'dopr.warmstart' has no attribute {name!r}")
