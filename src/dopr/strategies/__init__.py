@@ -4,12 +4,41 @@ import dataclasses
 from typing import Any
 
 from dopr.errors import UserError, unknown_name
+from dopr.strategies.ar3po import AR3PO
 from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy
+from dopr.strategies.dapo import DAPO
 from dopr.strategies.dopr import DoPR
+from dopr.strategies.dots import DOTS
+from dopr.strategies.greso import GRESO
+from dopr.strategies.lilo import LILO
+from dopr.strategies.mopps import MoPPS
 from dopr.strategies.one_shot import OneShot
+from dopr.strategies.pcl import PCL
+from dopr.strategies.pilot_commit import PilotCommit
+from dopr.strategies.pods import PODS
+from dopr.strategies.reinforce_ada import ReinforceAda
+from dopr.strategies.speed import SPEED
 from dopr.strategies.uniform import Uniform
+from dopr.strategies.vcrl import VCRL
 
-STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Uniform, OneShot, DoPR)}
+_CLASSES: tuple[type[Strategy], ...] = (
+    Uniform,
+    OneShot,
+    DoPR,
+    DAPO,
+    GRESO,
+    MoPPS,
+    SPEED,
+    PilotCommit,
+    LILO,
+    PCL,
+    DOTS,
+    ReinforceAda,
+    AR3PO,
+    PODS,
+    VCRL,
+)
+STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in _CLASSES}
 
 # A preset is a strategy with some options set; the table of `dopr strategies` lists it too.
 PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -77,12 +106,24 @@ def describe_strategies() -> list[dict[str, str]]:
 
 
 __all__ = [
+    "AR3PO",
+    "DAPO",
+    "DOTS",
+    "GRESO",
+    "LILO",
+    "PCL",
+    "PODS",
     "PRESETS",
+    "SPEED",
     "STRATEGIES",
+    "VCRL",
     "DoPR",
     "Group",
     "Measure",
+    "MoPPS",
     "OneShot",
+    "PilotCommit",
+    "ReinforceAda",
     "Request",
     "StepPlan",
     "Strategy",

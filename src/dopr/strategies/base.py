@@ -14,6 +14,7 @@ another engine's loop.
 
 from abc import ABC, abstractmethod
 from collections.abc import Generator
+from copy import copy
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal
 
@@ -189,13 +190,16 @@ class Strategy(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed run needs besides ledger and stream: the fields without `init`."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if not f.init}
+        """Everything a resumed run needs besides ledger and stream: the fields without `init`.
+
+        Arrays, lists and dicts are copies: the strategy may go on changing its own.
+        """
+        return {f.name: copy(getattr(self, f.name)) for f in fields(self) if not f.init}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         for name, value in state.items():
-            setattr(self, name, value)
+            setattr(self, name, copy(value))
 
 
 def require(condition: bool, message: str) -> None:

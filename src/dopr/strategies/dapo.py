@@ -1,0 +1,59 @@
+"""Dynamic sampling: resample until the batch is full of prompts with mixed outcomes."""
+
+from dataclasses import dataclass, field
+
+from dopr.ledger import Ledger
+from dopr.strategies.base import Group, StepPlan, Strategy
+from dopr.strategies.candidates import at_least_one, draw_new, informative_first, requests_for
+from dopr.stream import PromptStream
+
+
+@dataclass
+class DAPO(Strategy):
+    """Roll out whole batches until enough groups have reward variance; the rest is thrown away.
+
+    Args:
+        prompts_per_step: B, groups with reward variance to train on.
+        prompts_per_round: prompts rolled out in each round; None takes prompts_per_step. The
+            official scripts take three times as many, which fills the batch in fewer rounds and
+            throws more away.
+        max_rounds: rounds after which the step goes on with what there is (10 in the official
+            scripts, which stop the run there).
+
+    Source: DAPO [2503.14476, V], dynamic sampling only: its clipping, token-mean loss and overlong
+    penalty are settings of the loss and of the reward.
+    """
+
+    name = "dapo"
+    summary = "resample until the batch is full of prompts with mixed outcomes"
+    source = "DAPO, arXiv 2503.14476"
+    mark = "V"
+    pays = "post"
+
+    prompts_per_step: int = 8
+    prompts_per_round: int | None = None
+    max_rounds: int = 10
+    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        at_least_one(prompts_per_step=self.prompts_per_step, max_rounds=self.max_rounds)
+        if self.prompts_per_round is not None:
+            at_least_one(prompts_per_round=self.prompts_per_round)
+
+    def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
+        mixed: list[Group] = []
+        blank: list[Group] = []
+        rounds = 0
+        while len(mixed) < self.prompts_per_step and rounds < self.max_rounds:
+            count = self.prompts_per_round or self.prompts_per_step
+            chosen = draw_new(prompts, count, (group.prompt_id for group in mixed))
+            if not chosen:
+                break  # the whole pool is in the batch
+            rounds += 1
+            for group in (yield requests_for(chosen, self.num_generations)):
+                (mixed if group.informative else blank).append(group)
+        self._last = {"select/rounds": float(rounds), "select/discarded_groups": float(len(blank))}
+        return informative_first(mixed or blank, self.prompts_per_step)
+
+    def metrics(self) -> dict[str, float]:
+        return dict(self._last)
