@@ -5,11 +5,26 @@ from typing import Any
 
 from dopr.errors import UserError, unknown_name
 from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy
+from dopr.strategies.coba_rl import CobaRL
+from dopr.strategies.cures import CurES
 from dopr.strategies.dopr import DoPR
+from dopr.strategies.knapsack import Knapsack
 from dopr.strategies.one_shot import OneShot
 from dopr.strategies.uniform import Uniform
+from dopr.strategies.vip import VIP
 
-STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in (Uniform, OneShot, DoPR)}
+STRATEGIES: dict[str, type[Strategy]] = {
+    cls.name: cls
+    for cls in (
+        Uniform,
+        OneShot,
+        DoPR,
+        CobaRL,
+        CurES,
+        Knapsack,
+        VIP,
+    )
+}
 
 # A preset is a strategy with some options set; the table of `dopr strategies` lists it too.
 PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -79,8 +94,12 @@ def describe_strategies() -> list[dict[str, str]]:
 __all__ = [
     "PRESETS",
     "STRATEGIES",
+    "VIP",
+    "CobaRL",
+    "CurES",
     "DoPR",
     "Group",
+    "Knapsack",
     "Measure",
     "OneShot",
     "Request",
