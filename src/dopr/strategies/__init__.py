@@ -8,8 +8,13 @@ from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy
 from dopr.strategies.coba_rl import CobaRL
 from dopr.strategies.cures import CurES
 from dopr.strategies.dopr import DoPR
+from dopr.strategies.history_variance import HistoryVariance
 from dopr.strategies.knapsack import Knapsack
+from dopr.strategies.limr import LIMR
 from dopr.strategies.one_shot import OneShot
+from dopr.strategies.oracle import Oracle
+from dopr.strategies.prepo import PREPO
+from dopr.strategies.sec import SEC
 from dopr.strategies.uniform import Uniform
 from dopr.strategies.vip import VIP
 
@@ -21,7 +26,12 @@ STRATEGIES: dict[str, type[Strategy]] = {
         DoPR,
         CobaRL,
         CurES,
+        HistoryVariance,
         Knapsack,
+        LIMR,
+        Oracle,
+        PREPO,
+        SEC,
         VIP,
     )
 }
@@ -92,16 +102,21 @@ def describe_strategies() -> list[dict[str, str]]:
 
 
 __all__ = [
+    "LIMR",
+    "PREPO",
     "PRESETS",
+    "SEC",
     "STRATEGIES",
     "VIP",
     "CobaRL",
     "CurES",
     "DoPR",
     "Group",
+    "HistoryVariance",
     "Knapsack",
     "Measure",
     "OneShot",
+    "Oracle",
     "Request",
     "StepPlan",
     "Strategy",
