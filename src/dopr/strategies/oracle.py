@@ -31,12 +31,12 @@ class Oracle(Strategy):
         target: exponent a of the score p (1 - p)^a, best at p = 1 / (1 + a); more than 1 prefers
             harder prompts.
 
-    Source: none; a reference of our own.
+    Source: none, a reference of our own; p (1 - p) as learnability [2504.03380, S].
     """
 
     name = "oracle"
     summary = "the limit: best p(1-p) with all success rates known for free; no competitor"
-    source = "reference of dopr's own"
+    source = "dopr's own reference; p(1-p) as learnability: arXiv 2504.03380"
     mark = "I"
     measures = frozenset({"success_rate"})
 
