@@ -28,7 +28,7 @@ Handles = Callable[[Any], Any]
 class Spent:
     """Totals since the start of the run; every generated rollout counts, kept or not."""
 
-    rollouts: int = 0
+    rollouts: int = 0  # those of a pre-run that the strategy rests on included
     generated_tokens: int = 0
     kept: int = 0
     measured_tokens: int = 0  # prompt tokens read to answer a `Measure`
@@ -85,7 +85,7 @@ class Driver:
         self.stream = stream
         self.ledger = Ledger(stream.size, discount=strategy.discount)
         self.max_rounds = max_rounds
-        self.spent = Spent()
+        self.spent = Spent(rollouts=strategy.prepaid_rollouts)
 
     def step(self, rollout: Rollout, measure: Answer | None = None) -> StepOutcome:
         """Run the strategy for one optimiser step.

@@ -6,20 +6,29 @@ from typing import Any
 from dopr.errors import UserError, unknown_name
 from dopr.strategies.ar3po import AR3PO
 from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy
+from dopr.strategies.coba_rl import CobaRL
+from dopr.strategies.cures import CurES
 from dopr.strategies.dapo import DAPO
 from dopr.strategies.dopr import DoPR
 from dopr.strategies.dots import DOTS
 from dopr.strategies.greso import GRESO
+from dopr.strategies.history_variance import HistoryVariance
+from dopr.strategies.knapsack import Knapsack
 from dopr.strategies.lilo import LILO
+from dopr.strategies.limr import LIMR
 from dopr.strategies.mopps import MoPPS
 from dopr.strategies.one_shot import OneShot
+from dopr.strategies.oracle import Oracle
 from dopr.strategies.pcl import PCL
 from dopr.strategies.pilot_commit import PilotCommit
 from dopr.strategies.pods import PODS
+from dopr.strategies.prepo import PREPO
 from dopr.strategies.reinforce_ada import ReinforceAda
+from dopr.strategies.sec import SEC
 from dopr.strategies.speed import SPEED
 from dopr.strategies.uniform import Uniform
 from dopr.strategies.vcrl import VCRL
+from dopr.strategies.vip import VIP
 
 _CLASSES: tuple[type[Strategy], ...] = (
     Uniform,
@@ -37,6 +46,15 @@ _CLASSES: tuple[type[Strategy], ...] = (
     AR3PO,
     PODS,
     VCRL,
+    CobaRL,
+    CurES,
+    Knapsack,
+    VIP,
+    PREPO,
+    SEC,
+    LIMR,
+    HistoryVariance,
+    Oracle,
 )
 STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in _CLASSES}
 
@@ -111,17 +129,26 @@ __all__ = [
     "DOTS",
     "GRESO",
     "LILO",
+    "LIMR",
     "PCL",
     "PODS",
+    "PREPO",
     "PRESETS",
+    "SEC",
     "SPEED",
     "STRATEGIES",
     "VCRL",
+    "VIP",
+    "CobaRL",
+    "CurES",
     "DoPR",
     "Group",
+    "HistoryVariance",
+    "Knapsack",
     "Measure",
     "MoPPS",
     "OneShot",
+    "Oracle",
     "PilotCommit",
     "ReinforceAda",
     "Request",

@@ -185,6 +185,14 @@ class Strategy(ABC):
         """Factor by which older rewards fade in the ledger at each visit; 1 keeps them all."""
         return 1.0
 
+    @property
+    def prepaid_rollouts(self) -> int:
+        """Rollouts spent for this strategy before the run; the driver counts them from the start.
+
+        Such as the pre-run behind a recorded history.
+        """
+        return 0
+
     def metrics(self) -> dict[str, float]:
         """What to log about the last step's choice."""
         return {}

@@ -1,42 +1,12 @@
 """One fixed prompt for the whole run: 1-shot RLVR."""
 
-import json
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
+from dataclasses import dataclass, field
 
 from dopr.errors import UserError
 from dopr.ledger import Ledger
 from dopr.strategies.base import Request, StepPlan, Strategy, require
+from dopr.strategies.histories import load_history, rank_by_history, recorded_entries
 from dopr.stream import PromptStream
-
-
-def rank_by_history(path: str | Path) -> list[int]:
-    """Prompts of a recorded history, highest standard deviation of per-epoch accuracy first.
-
-    Args:
-        path: JSON object, prompt index -> list of per-epoch mean training accuracies.
-
-    Raises:
-        UserError: the file is missing or of another shape.
-
-    Source: 1-shot RLVR [2504.20571, V], historical variance score.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"no history file {str(path)!r}; give a JSON file of per-epoch accuracies")
-    try:
-        history = json.loads(file.read_text())
-        spread = {int(prompt): float(np.std(values)) for prompt, values in history.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{str(path)!r} is not a history: expected a JSON object of prompt index -> list of "
-            f"accuracies ({error})"
-        ) from None
-    if not spread:
-        raise UserError(f"the history {str(path)!r} holds no prompt")
-    return sorted(spread, key=lambda prompt: (-spread[prompt], prompt))
 
 
 @dataclass
@@ -46,7 +16,8 @@ class OneShot(Strategy):
     Args:
         prompt: row number of the prompt in the pool; ignored where `history` is given.
         history: JSON file of per-epoch accuracies of a pre-run; the prompt of highest variance is
-            taken. The pre-run's rollouts are a cost of this method; whoever compares adds them.
+            taken. The pre-run's rollouts are a cost of this method and counted from the start.
+        history_group_size: rollouts behind each accuracy in the file.
         copies: groups of that prompt in a step (128 in the paper).
 
     Source: 1-shot RLVR [2504.20571, V].
@@ -60,12 +31,23 @@ class OneShot(Strategy):
     prompt: int = 0
     history: str | None = None
     copies: int = 1
+    history_group_size: int = 8
+    _entries: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require(self.copies >= 1, f"copies is {self.copies}; it must be at least 1")
         require(self.prompt >= 0, f"prompt is {self.prompt}; row numbers start at 0")
+        require(
+            self.history_group_size >= 1,
+            f"history_group_size is {self.history_group_size}; it must be at least 1",
+        )
         if self.history is not None:
             self.prompt = rank_by_history(self.history)[0]
+            self._entries = recorded_entries(load_history(self.history))
+
+    @property
+    def prepaid_rollouts(self) -> int:
+        return self._entries * self.history_group_size
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         if self.prompt >= prompts.size:

@@ -1,0 +1,110 @@
+"""The limit of choosing by success rate: every rate is known, and knowing it costs nothing."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr.ledger import Ledger
+from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy, require
+from dopr.strategies.success import to_unit
+from dopr.stream import PromptStream
+
+
+@dataclass
+class Oracle(Strategy):
+    """The prompts of highest p (1 - p), with p measured by rollouts that nobody pays for.
+
+    This is no competitor: its measurements are not counted, so nobody can run it for the price it
+    shows. It is the reference that says how much any choice by success rate could save on a pool.
+    (It is not a bound on everything: p (1 - p) need not be the best thing to choose by.)
+
+    Every `refresh` steps the success rate of every prompt is measured anew. In between, a prompt
+    rolled out takes the mean of its measured rate and its new group, weighted by their rollouts.
+    Equal scores are decided at random.
+
+    Args:
+        prompts_per_step: prompts in a step, the best ones.
+        refresh: steps between two measurements.
+        samples: rollouts a prompt in a measurement.
+        candidates: prompts measured each time, and chosen from until the next; None takes all.
+        target: exponent a of the score p (1 - p)^a, best at p = 1 / (1 + a); more than 1 prefers
+            harder prompts.
+
+    Source: none, a reference of our own; p (1 - p) as learnability [2504.03380, S].
+    """
+
+    name = "oracle"
+    summary = "the limit: best p(1-p) with all success rates known for free; no competitor"
+    source = "dopr's own reference; p(1-p) as learnability: arXiv 2504.03380"
+    mark = "I"
+    measures = frozenset({"success_rate"})
+
+    prompts_per_step: int = 1
+    refresh: int = 16
+    samples: int = 8
+    candidates: int | None = None
+    target: float = 1.0
+    _rates: NDArray[np.float64] | None = field(default=None, init=False, repr=False)
+    _measured_at: int = field(default=0, init=False, repr=False)
+    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        require(
+            self.prompts_per_step >= 1,
+            f"prompts_per_step is {self.prompts_per_step}; it must be at least 1",
+        )
+        require(self.refresh >= 1, f"refresh is {self.refresh}; it must be at least 1")
+        require(self.samples >= 1, f"samples is {self.samples}; it must be at least 1")
+        require(
+            self.candidates is None or self.candidates >= self.prompts_per_step,
+            f"candidates is {self.candidates}; it must be at least prompts_per_step "
+            f"({self.prompts_per_step})",
+        )
+        require(self.target > 0, f"target is {self.target}; it must be positive")
+
+    def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
+        if self._rates is None or ledger.step - self._measured_at >= self.refresh:
+            count = min(self.candidates or prompts.size, prompts.size)
+            ids = np.sort(prompts.draw(count))
+            found = yield Measure(tuple(ids.tolist()), "success_rate", samples=self.samples)
+            self._rates = np.full(prompts.size, np.nan)
+            self._rates[ids] = found
+            self._measured_at = ledger.step
+        chosen = self.choose(ledger, prompts.rng)
+        groups = yield [Request(int(i), self.num_generations) for i in chosen]
+        for group in groups:
+            self._mix_in(group)
+        return groups
+
+    def choose(self, ledger: Ledger, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The `prompts_per_step` best of the prompts measured, best first."""
+        assert self._rates is not None
+        known = self._rates[~np.isnan(self._rates)]
+        # Rewards of a kind not rolled out yet may have been measured already.
+        ends = (float(known.min()), float(known.max())) if known.size else ()
+        rates = to_unit(self._rates, ledger, *ends)
+        scores = np.nan_to_num(rates * np.power(1 - rates, self.target), nan=-1.0)
+        order = np.lexsort((rng.random(len(scores)), -scores))
+        chosen = order[: self.prompts_per_step]
+        self._last = {
+            "select/score": float(scores[chosen].mean()),
+            "select/known_success": float(np.nan_to_num(rates[chosen]).mean()),
+            "select/steps_since_measured": float(ledger.step - self._measured_at),
+        }
+        return chosen
+
+    def _mix_in(self, group: Group) -> None:
+        """Move a measured rate towards what the prompt's new rollouts show."""
+        assert self._rates is not None
+        scored = group.scored
+        if not scored.size:
+            return
+        measured = self._rates[group.prompt_id]
+        if np.isnan(measured):
+            measured = group.mean
+        total = self.samples * measured + float(scored.sum())
+        self._rates[group.prompt_id] = total / (self.samples + scored.size)
+
+    def metrics(self) -> dict[str, float]:
+        return dict(self._last)

@@ -1,0 +1,360 @@
+"""Strategies that divide a budget of rollouts unequally, against numbers worked out by hand."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from scipy.stats import beta as beta_distribution
+
+from dopr import Request, make_strategy
+from dopr.driver import Driver
+from dopr.ledger import Ledger
+from dopr.strategies import VIP, CobaRL, CurES, Group, Knapsack, Measure
+from dopr.strategies.allocation import (
+    even_allocation,
+    greedy_allocation,
+    knapsack_allocation,
+    proportional_allocation,
+)
+from dopr.strategies.success import success_rates, to_unit
+from dopr.strategies.turns import draw_by_weight, in_turn
+from dopr.stream import PromptStream
+from pools import QUANTITIES, bernoulli_pool, group, ledger_of, measurer
+
+UNEQUAL = ("coba-rl", "knapsack", "cures", "vip")
+
+
+def all_divisions(prompts: int, low: int, high: int, budget: int) -> list[tuple[int, ...]]:
+    counts = itertools.product(range(low, high + 1), repeat=prompts)
+    return [c for c in counts if sum(c) == budget]
+
+
+def best_value(values: np.ndarray, low: int, budget: int) -> float:
+    prompts, options = values.shape
+    return max(
+        sum(values[i, n - low] for i, n in enumerate(counts))
+        for counts in all_divisions(prompts, low, low + options - 1, budget)
+    )
+
+
+def value_of(values: np.ndarray, low: int, counts: np.ndarray) -> float:
+    return float(values[np.arange(len(counts)), counts - low].sum())
+
+
+rates = st.lists(st.floats(0, 1), min_size=1, max_size=3)
+
+
+# -- shared parts -----------------------------------------------------------------------------
+
+
+def test_success_rates_are_shrunk_to_the_pool_and_the_unseen_take_its_mean() -> None:
+    ledger = ledger_of([1, 1, 1, 0], [0, 0, 0, 0], size=3)  # means 3/4 and 0, the pool's 3/8
+    assert success_rates(ledger, prior_strength=0) == pytest.approx([0.75, 0, 0.375])
+    # (4 * 3/4 + 2 * 3/8) / 6 and (0 + 2 * 3/8) / 6
+    assert success_rates(ledger) == pytest.approx([3.75 / 6, 0.75 / 6, 0.375])
+    assert success_rates(ledger, np.array([1]), 2.0, 0.5) == pytest.approx([1 / 6])
+    assert success_rates(Ledger(2), prior_strength=0) == pytest.approx([0.5, 0.5])
+
+
+def test_rewards_of_any_range_are_mapped_to_the_unit_interval() -> None:
+    ledger = ledger_of([-3, 1], [np.nan, -1])
+    assert to_unit([-3, -1, 1], ledger) == pytest.approx([0, 0.5, 1])
+    assert np.isnan(to_unit(np.nan, ledger))
+    assert to_unit(-1, ledger, 5.0) == pytest.approx(0.25)
+    # One value alone: a verdict is 0 or 1.
+    assert to_unit(0.0, ledger_of([0, 0])) == 0
+    assert to_unit(1.0, ledger_of([1, 1])) == 1
+    assert to_unit(0.3, Ledger(1)) == pytest.approx(0.3)
+
+
+def test_prompts_come_in_turn() -> None:
+    ledger, rng = Ledger(6), np.random.default_rng(0)
+    ids = np.array([1, 3, 5])
+    for _ in range(4):
+        chosen = in_turn(ids, 2, ledger, rng)
+        ledger.observe(group(int(i), [0, 1]) for i in chosen)
+        ledger.end_step()
+    assert ledger.visits[ids].min() >= 2 and ledger.visits.sum() == 8
+    assert sorted(in_turn(ids, 9, ledger, rng).tolist()) == [1, 3, 5]
+
+
+def test_draws_follow_their_weights_and_never_overflow() -> None:
+    rng = np.random.default_rng(0)
+    logs = np.log([3.0, 1.0])
+    first = [int(draw_by_weight(logs, 1, rng)[0]) for _ in range(4000)]
+    assert np.mean(first) == pytest.approx(0.25, abs=0.03)
+    both = draw_by_weight(np.array([1e6, 0.0, 1e6]), 2, rng)
+    assert sorted(both.tolist()) == [0, 2]
+    assert sorted(draw_by_weight(logs, 5, rng).tolist()) == [0, 1]
+
+
+# -- dividing a budget ------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(rates, st.floats(0, 1), st.integers(0, 20))
+def test_greedy_is_optimal_for_cobas_values(ps: list[float], failure: float, extra: int) -> None:
+    strategy, low, high = CobaRL(), 2, 9
+    values = strategy.values(np.array(ps), np.arange(low, high + 1), strategy.alpha(failure))
+    budget = min(len(ps) * low + extra, len(ps) * high)
+    counts = greedy_allocation(values, budget, low)
+    assert counts.sum() == budget and counts.min() >= low and counts.max() <= high
+    assert value_of(values, low, counts) == pytest.approx(best_value(values, low, budget))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 3).flatmap(
+        lambda m: st.lists(
+            st.lists(st.floats(-5, 5), min_size=5, max_size=5), min_size=m, max_size=m
+        )
+    ),
+    st.integers(0, 12),
+)
+def test_dynamic_programming_is_optimal_for_any_values(rows: Any, extra: int) -> None:
+    values, low = np.array(rows), 2
+    budget = len(rows) * low + min(extra, len(rows) * 4)
+    counts = knapsack_allocation(values, budget, low)
+    assert counts.sum() == budget
+    assert value_of(values, low, counts) == pytest.approx(best_value(values, low, budget))
+
+
+@given(rates, st.integers(0, 30))
+def test_dynamic_programming_is_optimal_for_the_knapsacks_values(
+    ps: list[float], extra: int
+) -> None:
+    low, high = 2, 9
+    values = Knapsack().values(np.array(ps), np.arange(low, high + 1))
+    budget = min(len(ps) * low + extra, len(ps) * high)
+    counts = knapsack_allocation(values, budget, low)
+    assert value_of(values, low, counts) == pytest.approx(best_value(values, low, budget))
+
+
+def test_shares_in_proportion_within_bounds() -> None:
+    weights = np.array([0.5, 0.3, 0.1])
+    assert proportional_allocation(weights, 18, 1, 128).tolist() == [10, 6, 2]
+    assert proportional_allocation(weights, 18, 1, 8).tolist() == [8, 7, 3]  # 10 over 3 : 1
+    assert proportional_allocation(weights, 18, 3, 128).tolist() == [9, 6, 3]  # 15 over 5 : 3
+    assert proportional_allocation(np.zeros(4), 10, 2, 8).tolist() == [3, 3, 2, 2]
+    assert proportional_allocation(np.array([1.0, 0.0]), 12, 2, 8).tolist() == [8, 4]
+
+
+@given(
+    st.lists(st.floats(0, 1e6), min_size=1, max_size=8),
+    st.integers(1, 4),
+    st.integers(0, 20),
+    st.floats(0, 1),
+)
+def test_shares_always_spend_the_budget(
+    weights: list[float], low: int, span: int, filled: float
+) -> None:
+    budget = len(weights) * low + int(filled * len(weights) * span)
+    counts = proportional_allocation(np.array(weights), budget, low, low + span)
+    assert counts.sum() == budget and counts.min() >= low and counts.max() <= low + span
+
+
+def test_even_shares_and_budgets_that_do_not_fit() -> None:
+    assert even_allocation(7, np.array([9, 9, 9])).tolist() == [3, 2, 2]
+    assert even_allocation(7, np.array([1, 9, 0])).tolist() == [1, 6, 0]
+    assert even_allocation(7, np.array([1, 2, 0])).tolist() == [1, 2, 0]
+    for budget in (1, 9):
+        with pytest.raises(ValueError, match="do not fit"):
+            greedy_allocation(np.zeros((2, 3)), budget, 2)
+
+
+@pytest.mark.parametrize("name", UNEQUAL)
+@pytest.mark.parametrize(("size", "generations"), [(20, 8), (3, 8), (1, 4), (20, 1), (4, 200)])
+def test_unequal_groups_spend_exactly_the_budget(name: str, size: int, generations: int) -> None:
+    strategy = make_strategy(name, num_generations=generations)
+    driver = Driver(strategy, PromptStream(size, 1), can_measure=QUANTITIES)
+    success = np.linspace(0, 1, size)
+    roll_out, measure = bernoulli_pool(success), measurer(success)
+    for _ in range(6):
+        outcome = driver.step(roll_out, measure)
+        sizes = [g.num_rollouts for g in outcome.generated]
+        assert sum(sizes) == min(8, size) * generations
+        assert min(sizes) >= min(2, generations) and max(sizes) <= max(128, generations)
+
+
+# -- coba-rl ----------------------------------------------------------------------------------
+
+
+def test_cobas_density_follows_the_failure_rate() -> None:
+    strategy = CobaRL()
+    assert strategy.alpha(0.8) == pytest.approx(3 + 5 * 0.8)
+    assert strategy.alpha(0.5) == pytest.approx(11 / 2)  # symmetric where half fails
+    assert strategy.alpha(0.3) == pytest.approx(3 + 5 / (1 + np.exp(2)))
+    assert strategy.alpha(1.0) == pytest.approx(8)
+    assert CobaRL(scale=9).alpha(1.0) == 8 and CobaRL(scale=-9).alpha(1.0) == 3  # clipped
+
+
+def test_cobas_values_by_scipys_density() -> None:
+    ps = np.array([0.0, 0.2, 0.5, 1.0])
+    values = CobaRL(tau=2.0).values(ps, np.array([2, 8]), 7.0)
+    inner = beta_distribution.pdf([0.2, 0.5], 7, 4)
+    assert values[0].tolist() == [0, 0] and values[3].tolist() == [0, 0]
+    assert values[1] == pytest.approx([(1 - np.exp(-n * 0.16 / 2)) * inner[0] for n in (2, 8)])
+    assert values[2] == pytest.approx([(1 - np.exp(-n * 0.25 / 2)) * inner[1] for n in (2, 8)])
+
+
+def test_coba_starts_even_and_then_shuns_what_teaches_nothing() -> None:
+    strategy = CobaRL(prompts_per_step=4, num_generations=8, window=2)
+    driver = Driver(strategy, PromptStream(4, 0))
+    success = np.array([0.0, 0.5, 0.5, 1.0])
+    alternating = {0: [0] * 8, 1: [0, 1] * 4, 2: [0, 1] * 4, 3: [1] * 8}
+
+    def roll_out(requests: list[Request]) -> list[Group]:
+        return [
+            group(r.prompt_id, np.resize(alternating[r.prompt_id], r.num_rollouts))
+            for r in requests
+        ]
+
+    first = driver.step(roll_out)
+    assert [g.num_rollouts for g in first.generated] == [8] * 4
+    second = {g.prompt_id: g.num_rollouts for g in driver.step(roll_out).generated}
+    assert second == {0: 2, 1: 14, 2: 14, 3: 2}
+    assert strategy.metrics()["select/failure_rate"] == pytest.approx(1 - success.mean())
+
+
+def test_cobas_failure_rate_is_a_moving_average() -> None:
+    strategy = CobaRL(prompts_per_step=1, window=2)
+    driver = Driver(strategy, PromptStream(1))
+    for right in (1, 0, 0, 1):
+        driver.step(lambda requests, right=right: [group(0, [right] * 4 + [0] * 4)])
+    driver.step(lambda requests: [group(0, [np.nan] * 8)])
+    # Failure rates 1/2, 1, 1, 1/2; the blank group says nothing.
+    assert strategy.metrics()["select/failure_rate"] == pytest.approx(0.75)
+    driver.step(lambda requests: [group(0, [1] * 8)])
+    assert strategy.metrics()["select/failure_rate"] == pytest.approx(0.75)
+
+
+# -- knapsack ---------------------------------------------------------------------------------
+
+
+def test_knapsacks_values_by_hand() -> None:
+    values = Knapsack().values(np.array([0.5, 0.1, 0.0]), np.array([2, 8]))
+    assert values[0] == pytest.approx([(1 - 2 * 0.25) * 0.125, (1 - 2 / 256) * 0.125])
+    assert values[1] == pytest.approx([0.18 * 0.081, (1 - 0.1**8 - 0.9**8) * 0.081])
+    assert values[2].tolist() == [0, 0]
+
+
+def test_knapsacks_fallback_by_the_official_rule() -> None:
+    seen, unseen = np.ones(3, bool), np.array([True, True, True, False])
+    strategy = Knapsack()
+    # 3 rollouts at p = 1/2 suffice for 0.9: 2 + 3; the prompt at 0 takes the other 15.
+    counts = strategy.allocate(np.array([0.5, 0.0, 1.0, 0.4]), unseen)
+    assert counts.tolist() == [5, 17, 2, 8]
+    # None at 0: the surplus goes to those at 1.
+    few = Knapsack(num_generations=4)
+    assert few.allocate(np.array([0.5, 1.0, 1.0]), seen).tolist() == [5, 4, 3]
+    # Nothing in between: all to those at 0; nothing at 0 either: equal groups.
+    assert few.allocate(np.array([0.0, 1.0, 0.0]), seen).tolist() == [5, 2, 5]
+    assert few.allocate(np.ones(3), seen).tolist() == [4, 4, 4]
+    # All in between: the whole budget is a knapsack.
+    counts = few.allocate(np.array([0.5, 0.2, 0.9]), seen)
+    values = few.values(np.array([0.5, 0.2, 0.9]), np.arange(2, 9))
+    assert value_of(values, 2, counts) == pytest.approx(best_value(values, 2, 12))
+
+
+# -- cures ------------------------------------------------------------------------------------
+
+
+def test_cures_weighs_prompts_and_divides_rollouts_by_gradient_spread() -> None:
+    # Beta(1, 1) posteriors after 8 rollouts: 5/10 and 1/10; spreads 0.5 and 0.3.
+    ledger = ledger_of([0, 1] * 4, [0] * 8, discount=0.5)
+    strategy = CurES(tau=0.1, prompts_per_step=2)
+    plan = strategy.step(PromptStream(2), ledger)
+    requests = {r.prompt_id: r.num_rollouts for r in next(plan)}
+    assert requests == {0: 10, 1: 6}
+    alone = CurES(tau=0.1, prompts_per_step=1)
+    stream = PromptStream(2)
+    firsts = [next(alone.step(stream, ledger))[0].prompt_id for _ in range(2000)]
+    assert np.mean(firsts) == pytest.approx(1 / (1 + np.exp(2)), abs=0.03)
+
+
+# -- vip --------------------------------------------------------------------------------------
+
+
+def continuous_optimum(strategy: VIP, ps: np.ndarray, budget: int, low: int) -> np.ndarray:
+    spread = ps * (1 - ps)
+
+    def total(n: np.ndarray) -> float:
+        factor = (n - 1) / n**2 if strategy.estimator == "dr_grpo" else 1 / (n - 1)
+        return float(1000 * (spread * factor).sum())
+
+    start = np.full(len(ps), budget / len(ps))
+    found = minimize(
+        total,
+        start,
+        bounds=[(low, 128)] * len(ps),
+        constraints={"type": "eq", "fun": lambda n: n.sum() - budget},
+        options={"ftol": 1e-12, "maxiter": 500},
+    )
+    assert found.success
+    return found.x
+
+
+@pytest.mark.parametrize("estimator", ["dr_grpo", "rloo"])
+def test_vips_allocation_is_the_rounded_convex_optimum(estimator: Any) -> None:
+    strategy = VIP(estimator=estimator)
+    ps, low, budget = np.array([0.5, 0.2, 0.05, 0.9, 1.0]), 3, 80
+    values = -strategy.variances(ps, np.arange(low, 129))
+    counts = greedy_allocation(values, budget, low)
+    relaxed = continuous_optimum(strategy, ps, budget, low)
+    assert np.abs(counts - relaxed).max() < 1.0
+    assert counts[4] == low
+    if estimator == "rloo":
+        # By Lagrange: n_i - 1 in proportion to sqrt(p(1 - p)), the solved prompt at its bound.
+        roots = np.sqrt(ps[:4] * (1 - ps[:4]))
+        assert relaxed[:4] == pytest.approx(1 + roots / roots.sum() * (80 - 3 - 4), abs=0.05)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rates, st.integers(0, 20), st.sampled_from(["dr_grpo", "rloo"]))
+def test_vips_allocation_is_optimal(ps: list[float], extra: int, estimator: Any) -> None:
+    low, high = 3, 10
+    values = -VIP(estimator=estimator).variances(np.array(ps), np.arange(low, high + 1))
+    budget = min(len(ps) * low + extra, len(ps) * high)
+    counts = greedy_allocation(values, budget, low)
+    assert value_of(values, low, counts) == pytest.approx(best_value(values, low, budget))
+
+
+def test_vips_prediction_is_the_gaussian_process_mean() -> None:
+    strategy = VIP(prompts_per_step=2, length_scale=1.0, signal_std=0.5)
+    driver = Driver(strategy, PromptStream(2), can_measure=QUANTITIES)
+    places = np.array([[0.0, 0.0], [1.0, 1.0]])
+    rewards = {0: [0, 0, 0, 1], 1: [1, 1, 1, 0, 1, 1, 1, 0]}
+    driver.step(
+        lambda requests: [group(r.prompt_id, rewards[r.prompt_id]) for r in requests],
+        lambda asked: (places[list(asked.prompt_ids)], 4),
+    )
+    # Rates 1/4 and 3/4, their mean 1/2; noise 1/4 / 4 and 1/4 / 8; distance sqrt(2).
+    kernel = 0.25 * np.array([[1, np.exp(-1)], [np.exp(-1), 1]])
+    noise = np.diag([0.25 / 4, 0.25 / 8]) + 1e-6 * np.eye(2)
+    across = 0.25 * np.exp(-np.array([0.25, 0.25]))  # half way, at distance sqrt(1/2)
+    expected = 0.5 + across @ np.linalg.inv(kernel + noise) @ np.array([-0.25, 0.25])
+    predicted = strategy.predict(np.array([[0.5, 0.5], [90.0, 90.0]]), driver.ledger)
+    assert predicted == pytest.approx([expected, 0.5])
+
+
+def test_vip_learns_success_from_embeddings_and_bounds_its_memory() -> None:
+    success = np.repeat([0.0, 1.0, 0.5], 40)
+    strategy = VIP(memory=30)
+    driver = Driver(strategy, PromptStream(120, 0), can_measure=QUANTITIES)
+    roll_out, measure = bernoulli_pool(success), measurer(success)
+    for _ in range(10):
+        driver.step(roll_out, measure)
+    assert len(strategy.state_dict()["_seen"]["ids"]) == 30
+    embeddings, _ = measure(Measure(tuple(range(120)), "embedding"))
+    error = np.abs(strategy.predict(embeddings, driver.ledger) - success)
+    assert error.mean() < 0.15
+    assert np.abs(0.5 - success).mean() > 0.3  # what no prediction would have
+    sizes = {p: [] for p in (0.0, 0.5, 1.0)}  # type: ignore[var-annotated]
+    for _ in range(4):
+        for g in driver.step(roll_out, measure).generated:
+            sizes[success[g.prompt_id]].append(g.num_rollouts)
+    assert np.mean(sizes[0.5]) > 1.5 * np.mean(sizes[0.0] + sizes[1.0])
