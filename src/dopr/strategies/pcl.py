@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from dopr.ledger import Ledger
 from dopr.strategies.base import Group, StepPlan, require
 from dopr.strategies.candidates import at_least_one, nearest, requests_for
-from dopr.strategies.posterior import to_unit
 from dopr.strategies.prediction import Array, EmbeddingStrategy, fit_linear_head
+from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
 
 

@@ -3,26 +3,11 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from dopr.ledger import Ledger
 from dopr.strategies.base import Group
-
-
-def to_unit(rewards: ArrayLike, ledger: Ledger) -> NDArray[np.float64]:
-    """Map rewards to [0, 1] by the lowest and highest seen so far; NaN stays NaN.
-
-    Until two different rewards have been seen, the scale is that of a verdict, 0 or 1, widened to
-    hold the one that was.
-
-    Args:
-        rewards: any shape, or a single one.
-        ledger: knows the lowest and highest reward.
-    """
-    low, high = ledger.reward_low, ledger.reward_high
-    if not low < high:
-        low, high = min(low, 0.0), max(high, 1.0)
-    return np.clip((np.asarray(rewards, dtype=np.float64) - low) / (high - low), 0.0, 1.0)
+from dopr.strategies.success import to_unit
 
 
 def success_rate(group: Group, ledger: Ledger) -> float:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from dopr.ledger import Ledger
 from dopr.strategies.base import Group, StepPlan, Strategy, require
 from dopr.strategies.candidates import at_least_one, requests_for
-from dopr.strategies.posterior import to_unit
+from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
 
 

@@ -10,14 +10,12 @@ from dopr.errors import unknown_name
 from dopr.ledger import Ledger
 from dopr.strategies.allocation import UnequalGroups, greedy_allocation
 from dopr.strategies.base import Group, Measure, StepPlan, require
+from dopr.strategies.gaussian_process import posterior_mean
 from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
 
 Array = NDArray[np.float64]
 ESTIMATORS = ("dr_grpo", "rloo")
-
-# Added to the kernel's diagonal: two prompts may have the same embedding.
-JITTER = 1e-6
 
 
 @dataclass
@@ -114,20 +112,9 @@ class VIP(UnequalGroups):
         center = float(rates.mean())
         usual = min(max(center, 0.05), 0.95)  # a pool that looks solved may still surprise
         noise = usual * (1 - usual) / self._seen["counts"]
-        distances = _squared_distances(known, known)
-        scale = self._squared_length(distances)
-        within = self.signal_std**2 * np.exp(-distances / (2 * scale))
-        across = self.signal_std**2 * np.exp(-_squared_distances(embeddings, known) / (2 * scale))
-        factor = np.linalg.cholesky(within + np.diag(noise + JITTER))
-        weights = np.linalg.solve(factor.T, np.linalg.solve(factor, rates - center))
-        return np.clip(center + across @ weights, 0.0, 1.0)
-
-    def _squared_length(self, distances: Array) -> float:
-        if self.length_scale is not None:
-            return self.length_scale**2
-        apart = distances[np.triu_indices_from(distances, k=1)]
-        median = float(np.median(apart)) if apart.size else 0.0
-        return median if median > 0 else 1.0
+        squared = None if self.length_scale is None else self.length_scale**2
+        found = posterior_mean(embeddings, known, rates, noise, center, self.signal_std, squared)
+        return np.clip(found, 0.0, 1.0)
 
     def _remember(self, ids: NDArray[np.int64], embeddings: Array, groups: list[Group]) -> None:
         """Keep the newest observation of each prompt, the `memory` most recent prompts in all."""
@@ -145,9 +132,3 @@ class VIP(UnequalGroups):
             kept = ~np.isin(self._seen["ids"], new["ids"])
             new = {key: np.concatenate([self._seen[key][kept], new[key]]) for key in new}
         self._seen = {key: column[-self.memory :] for key, column in new.items()}
-
-
-def _squared_distances(a: Array, b: Array) -> Array:
-    """Squared Euclidean distances between rows, shape (len(a), len(b))."""
-    squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None, :]
-    return np.maximum(squares - 2 * a @ b.T, 0.0)

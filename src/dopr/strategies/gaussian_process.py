@@ -1,0 +1,51 @@
+"""Success rates of prompts from those of like ones: exact Gaussian process regression."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+# Added to the kernel's diagonal: two prompts may have the same embedding.
+JITTER = 1e-6
+
+
+def squared_distances(a: Array, b: Array) -> Array:
+    """Squared Euclidean distances between rows, shape (len(a), len(b))."""
+    squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None, :]
+    return np.maximum(squares - 2 * a @ b.T, 0.0)
+
+
+def median_squared_length(distances: Array) -> float:
+    """Median squared distance between different rows; 1 where there is none above 0."""
+    apart = distances[np.triu_indices_from(distances, k=1)]
+    median = float(np.median(apart)) if apart.size else 0.0
+    return median if median > 0 else 1.0
+
+
+def posterior_mean(
+    queries: Array,
+    known: Array,
+    values: Array,
+    noise: Array,
+    center: float,
+    signal_std: float,
+    squared_length: float | None = None,
+) -> Array:
+    """Mean of the process at the queries, shape (k,), squared exponential kernel.
+
+    Args:
+        queries, known: embeddings, shapes (k, width) and (n, width).
+        values: what was seen at `known`, shape (n,).
+        noise: variance of each, shape (n,).
+        center: the prior's mean.
+        signal_std: the prior's standard deviation.
+        squared_length: of the kernel; None takes the median between the known.
+    """
+    distances = squared_distances(known, known)
+    if squared_length is None:
+        squared_length = median_squared_length(distances)
+    within = signal_std**2 * np.exp(-distances / (2 * squared_length))
+    across = signal_std**2 * np.exp(-squared_distances(queries, known) / (2 * squared_length))
+    factor = np.linalg.cholesky(within + np.diag(noise + JITTER))
+    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, values - center))
+    return center + across @ weights
