@@ -82,6 +82,8 @@ class Driver:
                 "which this engine cannot measure; choose another strategy"
             )
         self.strategy = strategy
+        # An attribute of the object: the same class may run under another driver too.
+        vars(strategy)["can_measure"] = can_measure
         self.stream = stream
         self.ledger = Ledger(stream.size, discount=strategy.discount)
         self.max_rounds = max_rounds

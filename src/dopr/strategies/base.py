@@ -157,8 +157,9 @@ class Strategy(ABC):
         num_generations: rollouts in an ordinary group; the trainer fills in its own setting.
 
     Class attributes: `name`, `summary`, `source`, `mark` and `pays` fill the table of `dopr
-    strategies`; `measures` lists the quantities of `Measure` that it may ask for; `replays` says
-    that groups of earlier steps may be returned, `reads_entropies` that it needs each rollout's
+    strategies`; `measures` lists the quantities of `Measure` that it needs, `may_measure` those
+    that it does better with where the driver can answer (see `can_measure`); `replays` says that
+    groups of earlier steps may be returned, `reads_entropies` that it needs each rollout's
     mean token entropy (either costs a forward pass a rollout).
 
     Fields declared with `init=False` are its state: they are saved and restored with the run. They
@@ -171,10 +172,14 @@ class Strategy(ABC):
     mark: ClassVar[str]
     pays: ClassVar[Literal["pre", "post"]] = "pre"
     measures: ClassVar[frozenset[str]] = frozenset()
+    may_measure: ClassVar[frozenset[str]] = frozenset()
     replays: ClassVar[bool] = False
     reads_entropies: ClassVar[bool] = False
 
     num_generations: int = field(default=8, kw_only=True)
+
+    # What the driver can answer; the driver says so before the first step.
+    can_measure: ClassVar[frozenset[str]] = frozenset()
 
     @abstractmethod
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:

@@ -6,6 +6,8 @@ reconstruction (docs/method.md says what is known and what is ours):
     score_i = V_i + c * g(H) * sqrt(ln(1 + t) / (1 + n_i))
 
 V is the prompt's reward volatility, n its visits, t the steps so far, g a modulation by entropy.
+With `prior="predicted"` V is that of a success rate which like prompts help to estimate, and what
+was seen long ago counts less: our addition, see `dopr.strategies.shared_rates`.
 """
 
 from dataclasses import dataclass, field
@@ -16,11 +18,12 @@ from numpy.typing import NDArray
 
 from dopr.errors import unknown_name
 from dopr.ledger import VOLATILITY_KINDS, Ledger, VolatilityKind
-from dopr.strategies.base import Request, StepPlan, Strategy, require
+from dopr.strategies.base import Request, StepPlan, require
+from dopr.strategies.shared_rates import SharedRates
 from dopr.stream import PromptStream
 
 ENTROPY_KINDS = ("prompt", "policy", "inverse", "none")
-PRIORS = ("optimistic", "pool")
+PRIORS = ("optimistic", "pool", "predicted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class Scores:
 
 
 @dataclass
-class DoPR(Strategy):
+class DoPR(SharedRates):
     """One prompt a step, chosen by reward volatility and an exploration bonus.
 
     Args:
@@ -46,8 +49,13 @@ class DoPR(Strategy):
             of all prompts; `inverse`: one over that; `policy`: the batch's entropy over its value
             at the start; `none`: nothing.
         prior: the volatility assumed for a prompt never visited. `optimistic`: 1, Beta(1, 1);
-            `pool`: the mean volatility of the prompts visited so far, shrunk to 1 while few are.
-        prior_strength: how many imaginary fair coins the pool's mean starts with.
+            `pool`: the mean volatility of the prompts visited so far, shrunk to 1 while few are;
+            `predicted`: that of the success rate which like prompts had lately. The prediction also
+            corrects what the ledger knows of prompts visited, see `SharedRates`.
+        prior_strength: how many imaginary fair coins the mean of `pool` starts with.
+        difficulty: with `predicted`, exponent d of a factor (2 (1 - p))^d on the volatility; above
+            0 the rarer success is preferred among prompts of equal volatility.
+        patience, prior_rollouts, memory, signal_std: of `predicted`, see `SharedRates`.
 
     Source: reconstruction of DoPR [2602.00815]; the abstract is V, the formula is I.
     """
@@ -63,8 +71,9 @@ class DoPR(Strategy):
     discount: float = 0.9
     volatility: VolatilityKind = "total"
     entropy: Literal["prompt", "policy", "inverse", "none"] = "prompt"
-    prior: Literal["optimistic", "pool"] = "pool"
+    prior: Literal["optimistic", "pool", "predicted"] = "pool"
     prior_strength: float = 4.0
+    difficulty: float = 0.0
     _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -82,6 +91,7 @@ class DoPR(Strategy):
             f"discount is {self.discount}; it must lie in (0, 1]",
         )
         require(self.prior_strength > 0, "prior_strength must be positive")
+        require(self.patience > 0, f"patience is {self.patience}; it must be positive")
         for kind, value, known in (
             ("volatility", self.volatility, VOLATILITY_KINDS),
             ("entropy modulation", self.entropy, ENTROPY_KINDS),
@@ -92,18 +102,42 @@ class DoPR(Strategy):
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         candidates = prompts.draw(min(self.candidates, prompts.size))
-        scores = self.score(candidates, ledger)
+        success = None
+        if self.prior == "predicted":
+            embeddings = None
+            if "embedding" in self.can_measure:
+                both = np.concatenate([self._ids, candidates])
+                embeddings = yield from self.embed(prompts, both)
+            success = self.success_now(candidates, embeddings, ledger)
+        scores = self.score(candidates, ledger, success)
         chosen = self.choose(scores, prompts)
         self._explain(scores, chosen)
         groups = yield [Request(int(i), self.num_generations) for i in candidates[chosen]]
+        self.remember(groups)
         return groups
 
-    def score(self, candidates: NDArray[np.int64] | None, ledger: Ledger) -> Scores:
-        """Score candidates (prompt ids of shape (k,), or None for the whole pool)."""
+    def score(
+        self,
+        candidates: NDArray[np.int64] | None,
+        ledger: Ledger,
+        success: NDArray[np.float64] | None = None,
+    ) -> Scores:
+        """Score candidates.
+
+        Args:
+            candidates: prompt ids of shape (k,), or None for the whole pool.
+            ledger: what is known.
+            success: estimated success rates in [0, 1], shape (k,), where they are predicted.
+        """
         rows: Any = slice(None) if candidates is None else candidates
         visits = ledger.visits[rows]
-        volatility = ledger.volatility(self.volatility, candidates)
-        volatility = np.where(visits == 0, np.float32(self.unseen_volatility(ledger)), volatility)
+        if success is None:
+            volatility = ledger.volatility(self.volatility, candidates)
+            unseen = np.float32(self.unseen_volatility(ledger))
+            volatility = np.where(visits == 0, unseen, volatility)
+        else:
+            tilt = np.power(2 * (1 - success), self.difficulty)
+            volatility = (4 * success * (1 - success) * tilt).astype(np.float32)
         # One over the visits first: a million square roots are cheaper than a million divisions.
         bonus = np.reciprocal(visits + np.float32(1))
         np.multiply(bonus, np.float32(np.log1p(ledger.step)), out=bonus)
