@@ -135,7 +135,7 @@ def new_driver(name: str, pool: int, num_generations: int, seed: int) -> Driver:
     rewards=st.sampled_from(REWARDS),
     seed=st.integers(0, 10_000),
 )
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 def test_strategy_runs_repeats_and_resumes(
     name: str, pool: int, num_generations: int, rewards: str, seed: int
 ) -> None:

@@ -1,0 +1,109 @@
+"""Strategies that choose among a prompt's rollouts, or reuse them, against numbers by hand."""
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dopr.advantages import compute_advantages
+from dopr.strategies import AR3PO, PODS, VCRL, ReinforceAda
+from dopr.strategies.ar3po import reuse
+from dopr.strategies.pods import max_variance_subset
+from dopr.strategies.vcrl import normalised_variance
+from sampling_tools import Game, group, ledger_of, shares
+
+NAN = float("nan")
+
+
+def test_reinforce_ada_stops_at_two_right_and_two_wrong() -> None:
+    rounds = {
+        0: [[1, 0, 0, 0, 0, 0, 0, 0]] * 4,  # balanced after two rounds
+        1: [[0] * 8] * 4,  # never right
+        2: [[0, 1, 1, 0, 0, 1, 1, 1]],  # balanced at once
+    }
+    left = {prompt: list(outcomes) for prompt, outcomes in rounds.items()}
+    game = Game(ReinforceAda(prompts_per_step=3), lambda prompt, n: left[prompt].pop(0), 3)
+    first, second, third = game.step().kept
+    assert game.asked == [[(0, 8), (1, 8), (2, 8)], [(0, 8), (1, 8)], [(1, 8)], [(1, 8)]]
+    assert first.kept.tolist() == [0, 1, 2, 8] and first.baseline == pytest.approx(2 / 16)
+    advantages = compute_advantages([first], game.driver.ledger, scale="none")[0][first.kept]
+    assert advantages == pytest.approx([14 / 16, -2 / 16, -2 / 16, 14 / 16])
+    assert second.kept.tolist() == [0, 1, 2, 3] and second.baseline == 0
+    assert third.kept.tolist() == [0, 1, 2, 3] and third.baseline == pytest.approx(5 / 8)
+    assert game.strategy.metrics()["select/balanced_share"] == pytest.approx(2 / 3)
+
+
+def test_reinforce_ada_fills_up_with_the_other_kind() -> None:
+    strategy, ledger = ReinforceAda(), ledger_of(0.0, 1.0)
+    assert strategy.balance(group(0, [0, 0, 0, NAN, 0, 1, 0]), ledger).kept.tolist() == [0, 1, 2, 5]
+    assert strategy.balance(group(0, [1, 1, 1, 1, 1]), ledger).kept.tolist() == [0, 1, 2, 3]
+    unscored = strategy.balance(group(0, [NAN] * 6), ledger)
+    assert unscored.num_kept == 4 and unscored.baseline is None
+
+
+def test_ar3po_pays_for_stages_and_reuses_a_right_answer() -> None:
+    stages = {0: [[0, 0, 0, 0], [0, 1, 0, 0], [0] * 4, [0] * 4], 1: [[1, 0, 1, 1], [1, 1, 1, 0]]}
+    game = Game(AR3PO(prompts_per_step=2), lambda prompt, n: stages[prompt].pop(0), 2)
+    outcome = game.step()
+    assert game.asked == [[(0, 4), (1, 4)], [(0, 4)]]
+    assert [g.num_rollouts for g in outcome.kept] == [8, 4]
+    again = game.step().kept[0]
+    assert again.kept.tolist() == [5, *range(8, 16)]
+    assert again.rewards[again.kept].tolist() == [1] + [0] * 8
+    assert again.baseline == pytest.approx(1 / 9) and again.step == 0
+    assert game.strategy.metrics()["select/reused_answers"] == 1
+
+
+def test_ar3po_reuses_only_what_is_better() -> None:
+    now = group(0, [0.25, 0.5])
+    assert reuse(now, group(0, [0.5, NAN])) == (now, False)
+    assert reuse(group(0, [NAN, NAN]), group(0, [1.0]))[1] is False
+    joined, helped = reuse(now, group(0, [NAN, 0.75, 0.0]))
+    assert helped and joined.kept.tolist() == [1, 3, 4] and joined.baseline == pytest.approx(0.5)
+
+
+def test_ar3po_forgets_the_oldest_answers() -> None:
+    game = Game(AR3PO(prompts_per_step=1, memory=2), shares([0.5] * 3), 3)
+    for _ in range(3):
+        game.step()
+    assert list(game.strategy.state_dict()["_right"]) == ["1", "2"]
+
+
+def test_pods_keeps_both_ends() -> None:
+    assert max_variance_subset(np.array([0, 0.4, 1, 0.5]), 2).tolist() == [0, 2]
+    assert max_variance_subset(np.array([0.9, 0.8, 0.1, 0.5, 0.2, 1]), 4).tolist() == [0, 2, 4, 5]
+    kept = PODS(keep=4).downsample(group(0, [1, 0, 0, NAN, 0, 0, 0, 0]))
+    assert kept.kept.tolist() == [0, 5, 6, 7] and kept.baseline == pytest.approx(0.25)
+    assert PODS().downsample(group(0, [NAN] * 8)).num_kept == 2
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.integers(1, 9))
+def test_pods_subset_has_the_highest_variance_of_all(rewards: list[float], count: int) -> None:
+    values = np.array(rewards)
+    kept = max_variance_subset(values, count)
+    count = min(count, len(values))
+    assert len(set(kept.tolist())) == count
+    best = max(values[list(subset)].var() for subset in combinations(range(len(values)), count))
+    assert values[kept].var() == pytest.approx(best, abs=1e-9)
+
+
+def test_vcrl_normalises_by_the_largest_variance_a_group_can_have() -> None:
+    ledger = ledger_of(-1.0, 1.0)
+    assert normalised_variance(group(0, [1, 1] + [-1] * 6), ledger) == pytest.approx(0.75)
+    assert normalised_variance(group(0, [1] * 4 + [-1] * 4), ledger) == pytest.approx(1)
+    assert normalised_variance(group(0, [1, 1, -1, -1, -1]), ledger) == pytest.approx(1)
+    assert normalised_variance(group(0, [1, NAN]), ledger) == 0
+    assert normalised_variance(group(0, [NAN]), ledger) == 0
+
+
+def test_vcrl_fills_the_batch_from_memory_highest_first() -> None:
+    rates = [3 / 8, 0.5, 0.25, 0, 1, 0]  # normalised variances 0.9375, 1, 0.75, 0, 0, 0
+    game = Game(VCRL(prompts_per_step=3, early_steps=0), shares(rates), 6)
+    assert game.kept() == [0, 1]
+    outcome = game.step()
+    assert [(g.prompt_id, g.step) for g in outcome.kept] == [(1, 0), (0, 0)]
+    assert game.kept() == [0, 1]
+    early = Game(VCRL(prompts_per_step=3, early_steps=1), shares(rates), 6)
+    assert early.kept() == [0, 1, 2]
