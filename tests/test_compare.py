@@ -281,6 +281,19 @@ def test_runs_one_by_one_make_the_same_comparison(
     assert (tmp_path / "out" / "comparison.json").is_file()
 
 
+def test_side_by_side_makes_every_run_once(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    command = ["compare", "--config", str(config), "--quiet", "--json"]
+    assert cli.main([*command, "--jobs", "2"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["strategies"]["dopr"]["seeds"] == [0, 1]
+    for file in (tmp_path / "out").glob("**/metrics.jsonl"):
+        steps = [json.loads(line)["step"] for line in file.read_text().splitlines()]
+        assert steps == sorted(set(steps))
+    assert cli.main([*command, "--jobs", "0"]) == 2
+
+
 def test_compare_runs_resumes_and_reports(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from tests.tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.strategies import PRESETS, STRATEGIES
-from tests.tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
 NAMES = sorted([*STRATEGIES, *PRESETS])
 

@@ -120,6 +120,8 @@ def _add_training(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--json", action="store_true", help="print comparison.json")
     command.add_argument("--list-runs", action="store_true", help="print what is left to run")
     command.add_argument("--run", dest="one_run", metavar="NAME", help="make one of these runs")
+    command.add_argument("--jobs", type=int, help="make so many runs at a time, side by side")
+    command.add_argument("--worker", help=argparse.SUPPRESS)
     command.add_argument("--print-config", action="store_true", help="print the plan and stop")
     command = add("eval", "Measure avg@k and pass@k of a model.", _eval)
     command.add_argument("model", metavar="MODEL", help="local folder, Hub id, or tiny-reasoner")
@@ -203,7 +205,7 @@ def _compare(arguments: argparse.Namespace, overrides: list[str]) -> int:
     plan.check()
     if arguments.print_config:
         return _print_config(plan)
-    from dopr.compare import missing_runs, run_comparison, run_one_of
+    from dopr.compare import missing_runs, run_comparison, run_one_of, run_side_by_side, work
     from dopr.compare.table import print_comparison
 
     if arguments.list_runs:
@@ -212,6 +214,15 @@ def _compare(arguments: argparse.Namespace, overrides: list[str]) -> int:
     _hide_loading_bars()
     if arguments.one_run:
         return 0 if run_one_of(plan, arguments.one_run, arguments.quiet) else 130
+    if arguments.worker:
+        number, jobs = map(int, arguments.worker.split("/"))
+        return 0 if work(plan, number, jobs, arguments.quiet) else 130
+    if arguments.jobs is not None:
+        same = ["compare", "--config", arguments.config, *overrides]
+        same += ["--quiet"] if arguments.quiet else []
+        if not run_side_by_side(plan, arguments.jobs, same):
+            print("stopped; the same command continues where this one was")
+            return 130
     result = run_comparison(plan, quiet=arguments.quiet)
     if result is None:
         print("stopped; the same command continues where this one was")

@@ -5,10 +5,18 @@ from typing import TYPE_CHECKING, Any
 from dopr.compare.plan import ComparePlan
 
 if TYPE_CHECKING:
-    from dopr.compare.jobs import missing_runs, run_one_of
+    from dopr.compare.jobs import missing_runs, run_one_of, run_side_by_side, work
     from dopr.compare.run import run_comparison
 
-__all__ = ["ComparePlan", "missing_runs", "run_comparison", "run_one_of"]
+_JOBS = ("missing_runs", "run_one_of", "run_side_by_side", "work")
+__all__ = [
+    "ComparePlan",
+    "missing_runs",
+    "run_comparison",
+    "run_one_of",
+    "run_side_by_side",
+    "work",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -17,7 +25,7 @@ def __getattr__(name: str) -> Any:
         from dopr.compare.run import run_comparison
 
         return run_comparison
-    if name in ("missing_runs", "run_one_of"):
+    if name in _JOBS:
         from dopr.compare import jobs
 
         return getattr(jobs, name)

@@ -1,13 +1,24 @@
-"""The runs of a comparison one by one, for a cluster's queue or several cores.
+"""The runs of a comparison one by one or side by side: a cluster's queue, several cores or GPUs.
+
+    dopr compare --config plan.yaml --jobs 2
+
+starts workers that take whatever run is missing and free; each has its own cores (and its own GPU,
+where there are several). For a queue of one's own,
 
     dopr compare --config plan.yaml --list-runs |
         xargs -P 2 -n 1 dopr compare --config plan.yaml --run
 
-lists what is still missing: the tuning runs first, the reported ones once those are finished.
-`dopr compare --config plan.yaml` then finds every run done and writes the comparison.
+does the same: it lists the tuning runs first, the reported ones once those are finished. `dopr
+compare --config plan.yaml` then finds every run done and writes the comparison.
 """
 
-from collections.abc import Iterator
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from dopr.compare.plan import ComparePlan, Try
@@ -44,6 +55,81 @@ def run_one_of(plan: ComparePlan, name: str, quiet: bool = False) -> TrainResult
             )
         raise unknown_name("run", name, list(runs))
     return run_training(runs[name], name, quiet)
+
+
+def run_side_by_side(plan: ComparePlan, jobs: int, command: Sequence[str]) -> bool:
+    """Make all missing runs with so many workers at a time; whether all of them came to their end.
+
+    Args:
+        jobs: workers.
+        command: arguments of `dopr` that name this plan, without `--jobs`.
+
+    Raises:
+        UserError: jobs below 1, or a worker failed.
+    """
+    if jobs < 1:
+        raise UserError(f"--jobs is {jobs}; it must be at least 1")
+    open_folder(plan)
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "dopr", *command, "--worker", f"{number}/{jobs}"],
+            env=os.environ | _share_of_machine(number, jobs, plan.threads),
+        )
+        for number in range(jobs)
+    ]
+    try:
+        codes = [worker.wait() for worker in workers]
+    except KeyboardInterrupt:  # the workers got it too and save what they have
+        codes = [worker.wait() for worker in workers]
+    failed = [code for code in codes if code not in (0, 130)]
+    if failed:
+        raise UserError("a worker failed; its message stands above, the other runs are kept")
+    return all(code == 0 for code in codes)
+
+
+def work(plan: ComparePlan, number: int, jobs: int, quiet: bool = False) -> bool:
+    """Take free runs until none is missing; False when a signal stopped it."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number::jobs] or cores)
+    while missing := missing_runs(plan):
+        taken = False
+        for name in missing:
+            with _claim(plan, name) as free:
+                if not free or name not in missing_runs(plan):
+                    continue
+                if run_one_of(plan, name, quiet) is None:
+                    return False
+                taken = True
+                break  # the list is old now: tuning may be complete
+        if not taken:
+            time.sleep(1.0)
+    return True
+
+
+@contextlib.contextmanager
+def _claim(plan: ComparePlan, name: str) -> Iterator[bool]:
+    """Whether the run is ours; the system gives it back when this process ends, however it ends."""
+    file = plan.folder / "locks" / name.replace("/", "_")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open(file, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _share_of_machine(number: int, jobs: int, threads: int | None) -> dict[str, str]:
+    """Environment of a worker: threads that do not get in each other's way, a GPU of its own."""
+    import torch
+
+    share = {"OMP_NUM_THREADS": str(threads or max(1, (os.cpu_count() or 1) // jobs))}
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus > 1:
+        share["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+    return share
 
 
 def _runs(plan: ComparePlan) -> Runs:

@@ -1,0 +1,91 @@
+"""Success rates shared between like prompts, against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+
+from dopr.driver import Driver
+from dopr.ledger import Ledger
+from dopr.strategies import DoPR, Group, Measure, Request
+from dopr.strategies.gaussian_process import median_squared_length, posterior_mean
+from dopr.stream import PromptStream
+
+
+def group(prompt: int, rewards: list[float], step: int = 0) -> Group:
+    return Group(prompt, np.array(rewards, float), np.ones(len(rewards), np.int64), step)
+
+
+def test_one_observation_pulls_near_prompts_to_it() -> None:
+    # Kernel 0.25 exp(-d^2 / 2); one value 1 against a centre of 0.5, noise 0.25: half the way.
+    found = posterior_mean(
+        queries=np.array([[0.0], [1.0], [100.0]]),
+        known=np.array([[0.0]]),
+        values=np.array([1.0]),
+        noise=np.array([0.25]),
+        center=0.5,
+        signal_std=0.5,
+        squared_length=1.0,
+    )
+    half = 0.5 * 0.25 / (0.25 + 0.25 + 1e-6)
+    assert found == pytest.approx([0.5 + half, 0.5 + half * np.exp(-0.5), 0.5])
+
+
+def test_length_scale_is_the_median_distance_between_different_prompts() -> None:
+    points = np.array([[0.0], [1.0], [3.0]])  # squared distances 1, 4, 9
+    assert median_squared_length(np.square(points - points.T)) == 4.0
+    assert median_squared_length(np.zeros((3, 3))) == 1.0
+
+
+def test_without_embeddings_old_groups_fade_towards_the_mean_of_the_recent_ones() -> None:
+    strategy = DoPR(prior="predicted", patience=2.0, prior_rollouts=4.0)
+    ledger = Ledger(3)
+    groups = [group(0, [1, 1, 1, 1]), group(1, [0, 0, 0, 1])]
+    ledger.observe(groups)
+    strategy.remember(groups)
+    ledger.end_step()
+    ledger.end_step()
+    # Two steps later, patience 2: a group's 4 rewards count 4 / e each. One imaginary fair coin.
+    e = np.exp(1)
+    centre = (4 / e * 1.25 + 0.5) / (8 / e + 1)
+    found = strategy.success_now(np.array([0, 1, 2]), None, ledger)
+    own = 4 / e
+    assert found == pytest.approx(
+        [
+            (own * 1 + 4 * centre) / (own + 4),
+            (own * 0.25 + 4 * centre) / (own + 4),
+            centre,
+        ]
+    )
+
+
+def test_difficulty_prefers_the_rarer_success() -> None:
+    strategy, ledger = DoPR(prior="predicted", exploration=0.0), Ledger(2)
+    even = strategy.score(np.arange(2), ledger, np.array([0.25, 0.75]))
+    assert even.score == pytest.approx([0.75, 0.75])
+    strategy.difficulty = 1.0
+    tilted = strategy.score(np.arange(2), ledger, np.array([0.25, 0.75]))
+    assert tilted.score == pytest.approx([0.75 * 1.5, 0.75 * 0.5])
+
+
+def test_predicted_choice_finds_informative_prompts_that_were_never_seen() -> None:
+    # 300 prompts, a tenth of them learnable and told by their embedding; 40 groups are rolled out.
+    rng = np.random.default_rng(0)
+    success = np.where(np.arange(300) % 10 == 0, 0.5, np.where(np.arange(300) % 2, 0.0, 1.0))
+    vectors = np.stack([success, 1 - success], 1) + rng.normal(0, 0.05, (300, 2))
+
+    def roll_out(requests: list[Request]) -> list[Group]:
+        return [
+            group(r.prompt_id, list((rng.random(r.num_rollouts) < success[r.prompt_id]) * 1.0))
+            for r in requests
+        ]
+
+    def measure(asked: Measure):  # type: ignore[no-untyped-def]
+        return vectors[list(asked.prompt_ids)], 10 * len(asked.prompt_ids)
+
+    shares = {}
+    for prior in ("pool", "predicted"):
+        strategy = DoPR(prior=prior, exploration=0.0, candidates=64, patience=1000.0)
+        driver = Driver(strategy, PromptStream(300, 1), can_measure=frozenset({"embedding"}))
+        outcomes = [driver.step(roll_out, measure) for _ in range(40)]
+        shares[prior] = np.mean([outcome.signal_rate for outcome in outcomes[10:]])
+    assert shares["predicted"] > 0.8 > shares["pool"] + 0.1
+    assert driver.spent.measured_tokens <= 3000  # each prompt is read once
