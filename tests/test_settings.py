@@ -67,7 +67,6 @@ def test_settings_survive_yaml() -> None:
         ({"trl": {"max_grad_nrm": 1}}, "did you mean 'trl.max_grad_norm'?"),
         ({"trl": {"max_steps": 1}}, "use `steps`"),
         ({"trl": {"learning_rate": 1}}, "use `learning_rate`"),
-        ({"lr_scheduler_type": "cosine", "steps": None, "max_rollouts": 9}, "give `steps`"),
     ],
 )
 def test_mistakes_are_named_with_the_mend(mapping: dict, said: str) -> None:

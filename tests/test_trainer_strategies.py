@@ -59,3 +59,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, name: str) -
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     assert torch.equal(parameters(whole.model), parameters(resumed.model))
     assert whole.driver.spent == resumed.driver.spent
+
+
+def test_a_schedule_over_rollouts_ends_with_the_budget(tmp_path: Path) -> None:
+    # Steps of 4 rollouts; a budget of 16 has the rate at 3/4, 1/2, 1/4 and 0 after each of them.
+    changes = {"rollout_budget": 16, "learning_rate": 1e-2, "max_steps": 4}
+    made = trainer(tmp_path, "uniform-1", **changes)
+    made.train()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
+    assert made.lr_scheduler.get_last_lr() == [0.0, 0.0]

@@ -6,7 +6,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from dopr.advantages import ESTIMATORS
-from dopr.errors import unknown_name
+from dopr.errors import UserError, unknown_name
 
 EMPTY_UPDATES = ("take", "skip")
 
@@ -23,6 +23,9 @@ class DoPRConfig(GRPOConfig):
         empty_update: what to do in a step whose groups all lack reward variance. `take` the
             optimiser step on what there is, as TRL does (momentum and decay still act), or `skip`
             it. A step with nothing to train on at all is always skipped.
+        rollout_budget: the learning rate's schedule runs over so many rollouts instead of over
+            optimiser steps, so that strategies whose steps cost unequally end it together; warmup
+            is then counted in rollouts too. None leaves the schedule alone.
         max_rounds: a strategy that asks for rollouts more often within one step is stopped, and the
             step is taken on what it has.
 
@@ -43,6 +46,9 @@ class DoPRConfig(GRPOConfig):
     empty_update: str = field(
         default="take", metadata={"help": "take or skip updates of steps without reward variance."}
     )
+    rollout_budget: int | None = field(
+        default=None, metadata={"help": "Run the learning rate's schedule over so many rollouts."}
+    )
     max_rounds: int = field(
         default=64, metadata={"help": "Most rounds of rollouts a strategy may ask for in a step."}
     )
@@ -53,6 +59,8 @@ class DoPRConfig(GRPOConfig):
             raise unknown_name("advantage_estimator", self.advantage_estimator, ESTIMATORS)
         if self.empty_update not in EMPTY_UPDATES:
             raise unknown_name("empty_update", self.empty_update, EMPTY_UPDATES)
+        if self.rollout_budget is not None and self.rollout_budget < 1:
+            raise UserError(f"rollout_budget is {self.rollout_budget}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -63,6 +71,7 @@ class Selection:
     strategy_args: dict[str, Any] | str | None = None
     advantage_estimator: str = "group"
     empty_update: str = "take"
+    rollout_budget: int | None = None
     max_rounds: int = 64
 
     @classmethod

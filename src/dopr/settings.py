@@ -67,8 +67,10 @@ class TrainSettings:
         batch_size: rollouts in a forward pass of the update, per device; null fits the strategy.
         gradient_accumulation_steps: forward passes in an update; null fits the strategy.
         learning_rate: of AdamW.
-        lr_scheduler_type: `constant`, or another of transformers' names (needs `steps`).
-        warmup_steps: steps of linear warm-up.
+        num_iterations: optimiser steps on each batch of rollouts; more than 1 reuses them.
+        lr_scheduler_type: `constant`, or another of transformers' names; it runs over `steps`, or
+            over `max_rollouts` where no steps are given.
+        warmup_steps: steps (or rollouts) of linear warm-up.
         max_completion_length: tokens.
         temperature: of training rollouts.
         top_p: of training rollouts.
@@ -117,6 +119,7 @@ class TrainSettings:
     batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
     learning_rate: float = 1e-6
+    num_iterations: int = 1
     lr_scheduler_type: str = "constant"
     warmup_steps: int = 0
     max_completion_length: int = 256
@@ -162,12 +165,16 @@ class TrainSettings:
             raise UserError("no dataset is given; add `dataset: ...` or `--dataset ...`")
         if self.steps is None and self.max_rollouts is None:
             raise UserError("nothing says when to stop; give `steps` or `max_rollouts`")
-        if self.lr_scheduler_type != "constant" and self.steps is None:
-            raise UserError(
-                f"lr_scheduler_type {self.lr_scheduler_type!r} needs to know the end; give `steps`"
-            )
         at_least(self, 1, "steps", "max_rollouts", "batch_size", "gradient_accumulation_steps")
-        at_least(self, 1, "max_completion_length", "limit", "save_total_limit", "threads")
+        at_least(
+            self,
+            1,
+            "num_iterations",
+            "max_completion_length",
+            "limit",
+            "save_total_limit",
+            "threads",
+        )
         at_least(self, 0, "save_every", "completions_every", "warmup_steps", "seed")
         at_least(self, 2, "num_generations")
         for name, known in _CHOICES.items():

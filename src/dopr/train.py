@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 _SAME_NAME = (
     *("strategy", "strategy_args", "advantage_estimator", "empty_update", "num_generations"),
     *("seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_completion_length"),
+    "num_iterations",
     *("temperature", "top_p", "loss_type", "scale_rewards", "beta", "reward_weights"),
     *("save_total_limit", "use_vllm", "vllm_mode", "report_to"),
 )
@@ -238,6 +239,9 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
         "output_dir": str(run_dir),
         # A step costs at least one rollout, so this never stops a run before its budget does.
         "max_steps": settings.steps or settings.max_rollouts,
+        # Steps of different strategies cost unequally; where no number of them is given, the
+        # schedule follows what is spent.
+        "rollout_budget": None if settings.steps else settings.max_rollouts,
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": passes,
         "bf16": on_gpu and torch.cuda.is_bf16_supported() if bf16 is None else bf16,

@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
@@ -271,6 +272,22 @@ class DoPRTrainer(GRPOTrainer):
             lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards.device)
             self._round_tokens = self.accelerator.gather(lengths).cpu().numpy()
         return rewards
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        budget = self._settings.rollout_budget
+        scheduler = super().create_scheduler(budget or num_training_steps, optimizer)
+        if budget is not None:
+            if not isinstance(scheduler, LambdaLR):
+                raise UserError(
+                    f"lr_scheduler_type {self.args.lr_scheduler_type!r} cannot run over rollouts; "
+                    "choose linear, cosine or constant"
+                )
+
+            def over_rollouts(schedule: Any) -> Any:
+                return lambda _step: schedule(min(self.driver.spent.rollouts, budget))
+
+            scheduler.lr_lambdas = [over_rollouts(each) for each in scheduler.lr_lambdas]
+        return scheduler
 
     # -- the training batch -----------------------------------------------------------------
 
