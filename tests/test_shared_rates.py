@@ -89,3 +89,23 @@ def test_predicted_choice_finds_informative_prompts_that_were_never_seen() -> No
         shares[prior] = np.mean([outcome.signal_rate for outcome in outcomes[10:]])
     assert shares["predicted"] > 0.8 > shares["pool"] + 0.1
     assert driver.spent.measured_tokens <= 3000  # each prompt is read once
+
+
+def test_rewards_in_between_without_variance_are_not_taken_for_fair_coins() -> None:
+    strategy = DoPR(prior="predicted", exploration=0.0, prior_rollouts=4.0)
+    ledger = Ledger(3)
+    ledger.observe([group(0, [0.5] * 4), group(1, [0.0, 1.0, 1.0, 0.0]), group(2, [0.0, 1.0] * 2)])
+    found = strategy.spread(np.arange(3), ledger)
+    assert found == pytest.approx([4 / (4 + 4), 1.0, 1.0])
+    scores = strategy.score(np.arange(3), ledger, np.array([0.5, 0.5, 0.5]))
+    assert scores.score == pytest.approx([0.5, 1.0, 1.0])
+
+
+def test_pairing_takes_hard_and_easy_prompts_by_turns() -> None:
+    strategy = DoPR(prior="predicted", exploration=0.0, prompts_per_step=3, pairing=True)
+    success = np.array([0.6, 0.55, 0.7, 0.2, 0.1])
+    scores = strategy.score(np.arange(5), Ledger(5), success)
+    chosen = strategy.choose(scores, PromptStream(5), success)
+    # Best easy 1 and 0, best hard 3; without pairing the easy 1, 0 and 2 would be taken.
+    assert set(chosen.tolist()) == {1, 3, 0}
+    assert set(strategy.choose(scores, PromptStream(5)).tolist()) == {1, 0, 2}

@@ -20,6 +20,7 @@ from dopr.errors import unknown_name
 from dopr.ledger import VOLATILITY_KINDS, Ledger, VolatilityKind
 from dopr.strategies.base import Request, StepPlan, require
 from dopr.strategies.shared_rates import SharedRates
+from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
 
 ENTROPY_KINDS = ("prompt", "policy", "inverse", "none")
@@ -55,6 +56,8 @@ class DoPR(SharedRates):
         prior_strength: how many imaginary fair coins the mean of `pool` starts with.
         difficulty: with `predicted`, exponent d of a factor (2 (1 - p))^d on the volatility; above
             0 the rarer success is preferred among prompts of equal volatility.
+        pairing: of several prompts a step, take the best hard one (success below 1/2) and the best
+            easy one by turns, as "Beyond Variance" [2602.03452, S] pairs them.
         patience, prior_rollouts, memory, signal_std: of `predicted`, see `SharedRates`.
 
     Source: reconstruction of DoPR [2602.00815]; the abstract is V, the formula is I.
@@ -74,6 +77,7 @@ class DoPR(SharedRates):
     prior: Literal["optimistic", "pool", "predicted"] = "pool"
     prior_strength: float = 4.0
     difficulty: float = 0.0
+    pairing: bool = False
     _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -110,7 +114,9 @@ class DoPR(SharedRates):
                 embeddings = yield from self.embed(prompts, both)
             success = self.success_now(candidates, embeddings, ledger)
         scores = self.score(candidates, ledger, success)
-        chosen = self.choose(scores, prompts)
+        if self.pairing and success is None:
+            success = to_unit(ledger.mean[candidates], ledger)
+        chosen = self.choose(scores, prompts, success if self.pairing else None)
         self._explain(scores, chosen)
         groups = yield [Request(int(i), self.num_generations) for i in candidates[chosen]]
         self.remember(groups)
@@ -137,7 +143,8 @@ class DoPR(SharedRates):
             volatility = np.where(visits == 0, unseen, volatility)
         else:
             tilt = np.power(2 * (1 - success), self.difficulty)
-            volatility = (4 * success * (1 - success) * tilt).astype(np.float32)
+            spread = self.spread(rows, ledger)
+            volatility = (4 * success * (1 - success) * tilt * spread).astype(np.float32)
         # One over the visits first: a million square roots are cheaper than a million divisions.
         bonus = np.reciprocal(visits + np.float32(1))
         np.multiply(bonus, np.float32(np.log1p(ledger.step)), out=bonus)
@@ -146,17 +153,43 @@ class DoPR(SharedRates):
         np.multiply(bonus, np.float32(self.exploration), out=bonus)
         return Scores(volatility + bonus, volatility, bonus)
 
-    def choose(self, scores: Scores, prompts: PromptStream) -> NDArray[np.int64]:
+    def choose(
+        self, scores: Scores, prompts: PromptStream, success: NDArray[np.float64] | None = None
+    ) -> NDArray[np.int64]:
         """Positions of the `prompts_per_step` best, shape (prompts_per_step,), best first.
 
         Ties fall by the stream's seeded generator.
+
+        Args:
+            scores: of the candidates.
+            prompts: whose generator breaks ties.
+            success: with `pairing`, success rates in [0, 1], shape (k,): half of the choice is then
+                the best of those below 1/2, half the best of the others, as far as there are any.
         """
         wanted = self.prompts_per_step
         if wanted == 1:
             best = np.flatnonzero(scores.score == scores.score.max())
             return best[prompts.rng.integers(len(best), size=1)]
         tie_break = prompts.rng.random(len(scores.score))
-        return np.lexsort((tie_break, -scores.score))[:wanted]
+        order = np.lexsort((tie_break, -scores.score))
+        if success is None:
+            return order[:wanted]
+        hard = success[order] < 0.5
+        rank = np.where(hard, np.cumsum(hard), np.cumsum(~hard))  # of each among its own kind
+        return order[np.argsort(rank, kind="stable")][:wanted]
+
+    def spread(self, rows: Any, ledger: Ledger) -> NDArray[np.float64]:
+        """How far a prompt's rewards vary, of what its mean allows: 1 for verdicts, shape (k,).
+
+        A reward between the ends can have a mean of 1/2 and no variance at all. What is known of
+        the prompt itself is shrunk to 1 with the weight of `prior_rollouts`.
+        """
+        mean = to_unit(ledger.mean[rows], ledger)
+        most = 4 * mean * (1 - mean)
+        weight = np.where(most > 1e-3, ledger.weight[rows], 0.0)
+        share = np.minimum(ledger.volatility("total")[rows] / np.maximum(most, 1e-3), 1.0)
+        share = np.where(share > 1 - 1e-3, 1.0, share)  # rounding must not rank verdicts
+        return (weight * share + self.prior_rollouts) / (weight + self.prior_rollouts)
 
     def unseen_volatility(self, ledger: Ledger) -> float:
         """What a prompt never visited is assumed to score, in units of a fair coin."""

@@ -1,0 +1,189 @@
+"""One table and one figure of the strategy study, over families and seeds.
+
+    python benchmarks/publish_comparison.py runs/studies/half/ab docs/results/strategies/half/ab
+    python benchmarks/strategy_study.py docs/results/strategies
+
+The first keeps one finished comparison (for each pool and family); the second reads all that are
+kept and writes summary.json, table.md and accuracy-POOL.svg beside them. Nothing is trained.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+from dopr.compare.statistics import median_with_interval
+
+COLOURS = {
+    "grpo": "#999999",
+    "uniform-tuned": "#e69f00",
+    "uniform-1": "#f0c97a",
+    "dopr": "#0072b2",
+    "dopr-paper": "#56b4e9",
+    "oracle": "#000000",
+}
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Comparisons by pool and family."""
+    found: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.glob("*/*/comparison.json")):
+        found.setdefault(file.parent.parent.name, {})[file.parent.name] = json.loads(
+            file.read_text()
+        )
+    return found
+
+
+def pooled(families: dict[str, Any], name: str) -> dict[str, Any]:
+    """`dopr` against one strategy, pairs of all families and seeds together."""
+    pairs = [c["ratios"][f"dopr/{name}"] for c in families.values() if name in c["strategies"]]
+    ratios = [value for pair in pairs for value in pair["rollouts"]["per_seed"]]
+    finals = [value for pair in pairs for value in pair["final_difference"]["per_seed"]]
+    return {
+        "pairs": len(ratios),
+        "rollouts": median_with_interval(ratios)
+        | {"bounded": sum(pair["rollouts"]["bounded"] for pair in pairs)},
+        "final_difference": median_with_interval(finals),
+    }
+
+
+def summarise(pools: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    summary: dict[str, Any] = {}
+    for pool, families in pools.items():
+        names = list(dict.fromkeys(n for c in families.values() for n in c["strategies"]))
+        summary[pool] = {
+            "families": {
+                family: {
+                    "target": c["target"]["value"],
+                    "seeds": c["seeds"],
+                    "signal_rate": (c.get("pool") or {}).get("signal_rate"),
+                    "strategies": {
+                        name: {
+                            "rollouts": entry["rollouts_to_target"],
+                            "final": entry["final"],
+                            "learning_rate": entry["learning_rate"],
+                        }
+                        for name, entry in c["strategies"].items()
+                    },
+                }
+                for family, c in families.items()
+            },
+            "dopr_against": {n: pooled(families, n) for n in names if n != "dopr"},
+        }
+    return summary
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Markdown: rollouts to the target by family, and dopr's ratio to each strategy."""
+    lines: list[str] = []
+    for pool, entry in summary.items():
+        families = entry["families"]
+        rates = ", ".join(
+            f"`{f}` {v['signal_rate']:.2f}" for f, v in families.items() if v["signal_rate"]
+        )
+        lines += [f"### Pool `{pool}`", "", f"Signal rate at the start: {rates}.", ""]
+        heads = [f"{f}, to {v['target']:g}" for f, v in families.items()]
+        lines += [
+            "| strategy | " + " | ".join(heads) + " | `dopr` / it | final, `dopr` minus it |",
+            "| --- |" + " --- |" * (len(heads) + 2),
+        ]
+        for name in _by_cost(families):
+            cells = [_cost(v["strategies"].get(name)) for v in families.values()]
+            against = entry["dopr_against"].get(name)
+            ratio = _spread(against["rollouts"], ".2f") if against else ""
+            final = _spread(against["final_difference"], "+.3f") if against else ""
+            lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {ratio} | {final} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _by_cost(families: dict[str, Any]) -> list[str]:
+    """Strategies, cheapest first by the geometric mean of their medians; a miss counts as 1e6."""
+    names = list(dict.fromkeys(n for v in families.values() for n in v["strategies"]))
+
+    def cost(name: str) -> float:
+        medians = [
+            v["strategies"][name]["rollouts"]["median"] or 1e6
+            for v in families.values()
+            if name in v["strategies"]
+        ]
+        return float(np.mean(np.log(medians)))
+
+    return sorted(names, key=cost)
+
+
+def _cost(entry: dict[str, Any] | None) -> str:
+    if entry is None:
+        return ""
+    rollouts = entry["rollouts"]
+    reached = f"{rollouts['reached']}/{len(rollouts['per_seed'])}"
+    median = "missed" if rollouts["median"] is None else f"{rollouts['median']:,.0f}"
+    return f"{median} ({reached}); {entry['final']['median']:.3f}"
+
+
+def _spread(entry: dict[str, Any], form: str) -> str:
+    if entry["median"] is None:
+        return "`dopr` missed"
+    ends = ["inf" if entry[e] is None else format(entry[e], form) for e in ("low", "high")]
+    sign = "≤ " if entry.get("bounded") else ""
+    return f"{sign}{format(entry['median'], form)} ({ends[0]} to {ends[1]})"
+
+
+def draw(folder: Path, pool: str, families: dict[str, Any]) -> None:
+    """Median accuracy against rollouts, a panel for each family."""
+    figure, panels = plt.subplots(1, len(families), figsize=(4.6 * len(families), 3.9), sharey=True)
+    for axes, (family, comparison) in zip(np.atleast_1d(panels), families.items(), strict=True):
+        curves = json.loads((folder / pool / family / "curves.json").read_text())
+        curves = curves.get("strategies", curves)
+        for name in comparison["strategies"]:
+            runs = list(curves[name].values())
+            grid = np.unique(np.concatenate([[r["rollouts_total"] for r in run] for run in runs]))
+            values = [
+                np.array([r["avg@k"] for r in run])[
+                    np.searchsorted([r["rollouts_total"] for r in run], grid, side="right") - 1
+                ]
+                for run in runs
+            ]
+            known = name in COLOURS
+            axes.plot(
+                np.maximum(grid, 48),
+                np.median(values, axis=0),
+                label=name,
+                color=COLOURS.get(name),
+                linewidth=2.2 if known else 1.0,
+                alpha=1.0 if known else 0.8,
+                linestyle="--" if name == "oracle" else "-",
+            )
+        axes.axhline(comparison["target"]["value"], color="#777777", linestyle=":", linewidth=1)
+        axes.set_xscale("log")
+        axes.set_title(f"{family}, {len(comparison['seeds'])} seeds", fontsize=10)
+        axes.set_xlabel("rollouts generated (log scale)")
+        axes.grid(alpha=0.25)
+    np.atleast_1d(panels)[0].set_ylabel("accuracy, median over seeds")
+    np.atleast_1d(panels)[-1].legend(frameon=False, fontsize=7)
+    figure.tight_layout()
+    figure.savefig(folder / f"accuracy-{pool}.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    pools = read(folder)
+    summary = summarise(pools)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
+    (folder / "table.md").write_text(table(summary))
+    for pool, families in pools.items():
+        draw(folder, pool, families)
+    print(table(summary))
+
+
+if __name__ == "__main__":
+    main()
