@@ -37,6 +37,9 @@ class PromptStream:
 
     def draw(self, count: int) -> NDArray[np.int64]:
         """The next `count` prompt ids; distinct while `count` is at most the pool's size."""
+        if 0 < count <= len(self._ahead) - self._position:
+            self._position += count
+            return self._ahead[self._position - count : self._position]
         taken: list[NDArray[np.int64]] = []
         missing = count
         while missing > 0:

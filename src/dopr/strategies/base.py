@@ -96,8 +96,10 @@ class Group:
 
     @property
     def scored(self) -> NDArray[np.float64]:
-        """The rewards that exist, shape (m,), m <= n."""
-        return self.rewards[~np.isnan(self.rewards)]
+        """The rewards that exist, shape (m,), m <= n; `rewards` itself where all of them do."""
+        rewards = self.rewards
+        missing = np.isnan(rewards)
+        return rewards[~missing] if missing.any() else rewards
 
     @property
     def mean(self) -> float:
@@ -108,8 +110,9 @@ class Group:
     @property
     def informative(self) -> bool:
         """Whether the rewards differ at all: a group without variance has no gradient."""
-        scored = self.scored
-        return bool(scored.size > 1 and np.ptp(scored) > REWARD_TOLERANCE)
+        # Asked several times of every group, and a group is small: a list is faster than an array.
+        scored = [reward for reward in self.rewards.tolist() if reward == reward]
+        return len(scored) > 1 and max(scored) - min(scored) > REWARD_TOLERANCE
 
     def keep(self, indices: NDArray[np.int64]) -> "Group":
         """The same group, to be trained on the given rollouts only.

@@ -65,7 +65,7 @@ class DoPR(Strategy):
     entropy: Literal["prompt", "policy", "inverse", "none"] = "prompt"
     prior: Literal["optimistic", "pool"] = "pool"
     prior_strength: float = 4.0
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require(self.candidates >= 1, f"candidates is {self.candidates}; it must be at least 1")
@@ -119,7 +119,7 @@ class DoPR(Strategy):
         """
         wanted = self.prompts_per_step
         if wanted == 1:
-            best = np.flatnonzero(scores.score == scores.score.max())
+            best = (scores.score == scores.score.max()).nonzero()[0]
             return best[prompts.rng.integers(len(best), size=1)]
         tie_break = prompts.rng.random(len(scores.score))
         return np.lexsort((tie_break, -scores.score))[:wanted]
@@ -146,10 +146,10 @@ class DoPR(Strategy):
 
     def _explain(self, scores: Scores, chosen: NDArray[np.int64]) -> None:
         self._last = {
-            "select/score": float(scores.score[chosen].mean()),
-            "select/volatility": float(scores.volatility[chosen].mean()),
-            "select/bonus": float(scores.bonus[chosen].mean()),
+            "select/score": scores.score[chosen],
+            "select/volatility": scores.volatility[chosen],
+            "select/bonus": scores.bonus[chosen],
         }
 
     def metrics(self) -> dict[str, float]:
-        return dict(self._last)
+        return {name: float(np.mean(values)) for name, values in self._last.items()}
