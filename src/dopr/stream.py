@@ -56,7 +56,9 @@ class PromptStream:
         order = self._order.permutation(self.size)
         if avoid is not None and len(avoid) < self.size:
             # A draw that spans two epochs must not hold a prompt twice: those just drawn go last.
-            drawn = np.isin(order, avoid)
+            was_drawn = np.zeros(self.size, dtype=bool)
+            was_drawn[avoid] = True
+            drawn = was_drawn[order]
             order = np.concatenate([order[~drawn], order[drawn]])
         self._ahead = order
         self._position = 0

@@ -120,7 +120,8 @@ class DoPR(Strategy):
         wanted = self.prompts_per_step
         if wanted == 1:
             best = (scores.score == scores.score.max()).nonzero()[0]
-            return best[prompts.rng.integers(len(best), size=1)]
+            # NumPy draws nothing for a single one either, but takes its time.
+            return best[prompts.rng.integers(len(best), size=1)] if len(best) > 1 else best
         tie_break = prompts.rng.random(len(scores.score))
         return np.lexsort((tie_break, -scores.score))[:wanted]
 
