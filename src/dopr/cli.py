@@ -153,7 +153,12 @@ def _add_replay(add: Callable[..., argparse.ArgumentParser]) -> None:
     )
     command.add_argument("--strategies", nargs="+", metavar="NAME", help="default: all of them")
     command.add_argument(
-        "--strategy-args", nargs="+", action="extend", default=[], metavar="NAME.OPTION=VALUE"
+        "--strategy-args",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME.OPTION=VALUE",
+        help="options of single strategies",
     )
     command.add_argument("--rollouts", type=int, help="budget (default: what the record took)")
     command.add_argument("--group-size", type=int, help="rollouts in a group (default: recorded)")

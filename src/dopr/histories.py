@@ -52,14 +52,27 @@ class History:
         return self.rates.shape[1]
 
     @property
+    def counts(self) -> NDArray[np.int64]:
+        """Shape (prompts, epochs): rollouts solved, of `group_size`."""
+        return np.rint(self.rates * self.group_size).astype(np.int64)
+
+    @property
+    def mixed(self) -> NDArray[np.bool_]:
+        """Shape (prompts, epochs): whether some rollouts of the group were solved, but not all."""
+        return (self.counts > 0) & (self.counts < self.group_size)
+
+    @property
     def learnable(self) -> NDArray[np.bool_]:
-        """Shape (prompts,): whether the rate is ever strictly between 0 and 1."""
-        return np.asarray(((self.rates > 0) & (self.rates < 1)).any(axis=1))
+        """Shape (prompts,): whether the prompt ever has a mixed group."""
+        return np.asarray(self.mixed.any(axis=1))
+
+    @property
+    def recorded(self) -> NDArray[np.bool_]:
+        """Shape (prompts, epochs): false where a prompt's last rate stands in for later epochs."""
+        return np.arange(self.epochs) < self.lengths[:, None]
 
     def facts(self) -> dict[str, Any]:
         """What a reader must know of the record; plain values."""
-        recorded = np.arange(self.epochs) < self.lengths[:, None]
-        mixed = (self.rates > 0) & (self.rates < 1)
         return {
             "prompts": self.size,
             "epochs": self.epochs,
@@ -68,7 +81,7 @@ class History:
             "group_size": self.group_size,
             "group_size_from": self.group_size_from,
             "learnable": int(self.learnable.sum()),
-            "signal_rate": float(mixed[recorded].mean()),
+            "signal_rate": float(self.mixed[self.recorded].mean()),
             "notes": list(self.notes),
         }
 

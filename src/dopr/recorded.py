@@ -37,9 +37,8 @@ class RecordedPolicy:
         self._history, self._budget, self._once = history, budget, recorded_once
         self._rng = np.random.default_rng([seed, 2])
         size = history.group_size
-        self._counts = np.rint(history.rates * size).astype(np.int64)
-        recorded = np.arange(history.epochs) < history.lengths[:, None]
-        solved = (self._counts * recorded).sum(axis=1)
+        self._counts = history.counts
+        solved = (self._counts * history.recorded).sum(axis=1)
         overall = (solved + 0.5) / (history.lengths * size + 1)
         self._smoothed = (self._counts + overall[:, None]) / (size + 1)
         self._ones: dict[int, NDArray[np.int64]] = {}

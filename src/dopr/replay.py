@@ -90,10 +90,11 @@ class Tally:
     def note(self, outcome: StepOutcome, policy: RecordedPolicy, driver: Driver) -> None:
         """Add a finished step."""
         chosen, spread = [group.prompt_id for group in outcome.generated], policy.spread
-        trained_on = {group.prompt_id for group in outcome.kept}.intersection(chosen)
+        trained_on = {group.prompt_id for group in outcome.kept} if len(chosen) > 1 else set()
+        batch = len(trained_on.intersection(chosen)) or 1
         self._groups += len(chosen)
         self._spread += sum([spread[i] for i in chosen])
-        self._best += policy.best[max(len(trained_on), 1) - 1] * len(chosen)
+        self._best += policy.best[batch - 1] * len(chosen)
         if self._unseen:
             visits = driver.ledger.visits
             self._unseen.difference_update(i for i in chosen if visits.item(i) >= self._visits)

@@ -6,12 +6,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-_COLUMNS = (
-    ("informative", "informative_share", ".3f"),
-    ("p(1-p)", "mean_p1p", ".3f"),
-    ("regret", "regret", ".3f"),
-    ("coverage", "coverage", ".2f"),
-    ("kept", "kept_share", ".2f"),
+_MEANS = (
+    ("p(1-p)", "mean_p1p"),
+    ("regret", "regret"),
+    ("coverage", "coverage"),
+    ("kept", "kept_share"),
 )
 
 
@@ -19,15 +18,17 @@ def print_replay(result: dict[str, Any], console: Console) -> None:
     """A table of strategies, the facts of the record, and what the table cannot tell."""
     settings, history = result["settings"], result["history"]
     visits = settings["visits"]
-    seen = "rollouts to see learnable" + (f" {visits} times" if visits > 1 else "")
+    seen = "learnable seen at" + (f" ({visits} visits)" if visits > 1 else "")
     runs = "1 seed" if settings["seeds"] == 1 else f"{settings['seeds']} seeds"
-    table = Table(title=f"means over {runs} (95% interval)", box=None)
+    table = Table(title=f"means over {runs}; --json has all 95% intervals", box=None)
     table.add_column("strategy")
-    for head in (*(title for title, _, _ in _COLUMNS), seen, "rollouts"):
+    table.add_column("informative (95%)", justify="right", no_wrap=True)
+    for head in (*(title for title, _ in _MEANS), seen, "rollouts"):
         table.add_column(head, justify="right")
     for name, entry in result["strategies"].items():
-        cells = [_spread(entry[measure], form) for _, measure, form in _COLUMNS]
-        table.add_row(escape(name), *cells, _arrival(entry, settings), f"{entry['rollouts']:,}")
+        cells = [_number(entry[measure]["mean"]) for _, measure in _MEANS]
+        cells += [_arrival(entry, settings), f"{entry['rollouts']:,}"]
+        table.add_row(escape(name), _spread(entry["informative_share"]), *cells)
     console.print(table)
     lines = [
         f"history: {history['prompts']} prompts ({history['learnable']} learnable), "
@@ -48,12 +49,15 @@ def print_replay(result: dict[str, Any], console: Console) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def _spread(entry: dict[str, Any], form: str) -> str:
-    """`0.98 (0.97 to 0.99)`."""
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _spread(entry: dict[str, Any]) -> str:
+    """`0.980 (0.970 to 0.990)`."""
     if entry["mean"] is None:
         return "-"
-    low, high = ("-" if entry[end] is None else format(entry[end], form) for end in ("low", "high"))
-    return f"{format(entry['mean'], form)} ({low} to {high})"
+    return f"{_number(entry['mean'])} ({_number(entry['low'])} to {_number(entry['high'])})"
 
 
 def _arrival(entry: dict[str, Any], settings: dict[str, Any]) -> str:

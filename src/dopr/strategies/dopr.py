@@ -103,12 +103,13 @@ class DoPR(Strategy):
         rows: Any = slice(None) if candidates is None else candidates
         visits = ledger.visits[rows]
         volatility = ledger.volatility(self.volatility, candidates)
-        volatility = np.where(visits == 0, np.float32(self.unseen_volatility(ledger)), volatility)
+        volatility[visits == 0] = self.unseen_volatility(ledger)
         # One over the visits first: a million square roots are cheaper than a million divisions.
         bonus = np.reciprocal(visits + np.float32(1))
         np.multiply(bonus, np.float32(np.log1p(ledger.step)), out=bonus)
         np.sqrt(bonus, out=bonus)
-        np.multiply(bonus, self._modulation(rows, ledger), out=bonus)
+        if (modulation := self._modulation(rows, ledger)) is not None:
+            np.multiply(bonus, modulation, out=bonus)
         np.multiply(bonus, np.float32(self.exploration), out=bonus)
         return Scores(volatility + bonus, volatility, bonus)
 
@@ -133,12 +134,13 @@ class DoPR(Strategy):
         known = ledger.mean_volatility(self.volatility) * seen
         return (self.prior_strength + known) / (self.prior_strength + seen)
 
-    def _modulation(self, rows: Any, ledger: Ledger) -> NDArray[np.float32] | np.float32:
+    def _modulation(self, rows: Any, ledger: Ledger) -> NDArray[np.float32] | np.float32 | None:
+        """g(H), None for 1."""
         if self.entropy == "policy":
             ratio = ledger.policy_entropy / max(ledger.initial_entropy, 1e-6)
             return np.float32(1.0 if np.isnan(ratio) else ratio)
         if self.entropy == "none" or np.isnan(ledger.mean_entropy):
-            return np.float32(1.0)
+            return None
         relative = ledger.entropy[rows] / np.float32(max(ledger.mean_entropy, 1e-6))
         relative = np.where(np.isnan(relative), np.float32(1.0), relative)
         if self.entropy == "inverse":
