@@ -86,12 +86,14 @@ class Tally:
         self._unseen = set(np.flatnonzero(history.learnable).tolist())
         self._seen_at: int | None = None if self._unseen else 0
         self._groups, self._spread, self._best = 0, 0.0, 0.0
+        self.rollouts = 0  # generated in this run
 
     def note(self, outcome: StepOutcome, policy: RecordedPolicy, driver: Driver) -> None:
         """Add a finished step."""
         chosen, spread = [group.prompt_id for group in outcome.generated], policy.spread
         trained_on = {group.prompt_id for group in outcome.kept} if len(chosen) > 1 else set()
         batch = len(trained_on.intersection(chosen)) or 1
+        self.rollouts += sum([group.num_rollouts for group in outcome.generated])
         self._groups += len(chosen)
         self._spread += sum([spread[i] for i in chosen])
         self._best += policy.best[batch - 1] * len(chosen)
@@ -109,7 +111,7 @@ class Tally:
             "mean_p1p": finite(self._spread / groups),
             "regret": finite((self._best - self._spread) / groups),
             "coverage": driver.ledger.coverage,
-            "kept_share": finite(spent.kept / (spent.rollouts or np.nan)),
+            "kept_share": finite(spent.kept / (self.rollouts or np.nan)),
             "rollouts_to_see_learnable": self._seen_at,
             "rollouts": spent.rollouts,
             "steps": driver.ledger.step,
@@ -137,10 +139,10 @@ def replay_once(
     tally, idle = Tally(history, settings.visits), 0
     with _quiet_driver():
         while driver.spent.rollouts < settings.rollouts and idle < _IDLE_STEPS:
-            before = driver.spent.rollouts
-            policy.begin_step(driver.ledger.step, before)
+            # Rollouts paid for before the run count towards the budget, but train nothing here.
+            policy.begin_step(driver.ledger.step, tally.rollouts)
             outcome = driver.step(policy.roll_out, policy.measure)
-            idle = 0 if driver.spent.rollouts > before else idle + 1
+            idle = 0 if outcome.generated else idle + 1
             tally.note(outcome, policy, driver)
     return tally.measures(driver)
 

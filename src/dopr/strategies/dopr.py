@@ -65,7 +65,7 @@ class DoPR(Strategy):
     entropy: Literal["prompt", "policy", "inverse", "none"] = "prompt"
     prior: Literal["optimistic", "pool"] = "pool"
     prior_strength: float = 4.0
-    _last: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require(self.candidates >= 1, f"candidates is {self.candidates}; it must be at least 1")
@@ -103,7 +103,7 @@ class DoPR(Strategy):
         rows: Any = slice(None) if candidates is None else candidates
         visits = ledger.visits[rows]
         volatility = ledger.volatility(self.volatility, candidates)
-        volatility[visits == 0] = self.unseen_volatility(ledger)
+        volatility = np.where(visits == 0, np.float32(self.unseen_volatility(ledger)), volatility)
         # One over the visits first: a million square roots are cheaper than a million divisions.
         bonus = np.reciprocal(visits + np.float32(1))
         np.multiply(bonus, np.float32(np.log1p(ledger.step)), out=bonus)
@@ -149,10 +149,15 @@ class DoPR(Strategy):
 
     def _explain(self, scores: Scores, chosen: NDArray[np.int64]) -> None:
         self._last = {
-            "select/score": scores.score[chosen],
-            "select/volatility": scores.volatility[chosen],
-            "select/bonus": scores.bonus[chosen],
+            "select/score": _mean(scores.score, chosen),
+            "select/volatility": _mean(scores.volatility, chosen),
+            "select/bonus": _mean(scores.bonus, chosen),
         }
 
     def metrics(self) -> dict[str, float]:
-        return {name: float(np.mean(values)) for name, values in self._last.items()}
+        return dict(self._last)
+
+
+def _mean(values: NDArray[np.float32], chosen: NDArray[np.int64]) -> float:
+    # Mostly it is one, and a NumPy mean of one costs as much as scoring a few candidates.
+    return float(values[chosen].mean()) if len(chosen) > 1 else values.item(chosen[0])
