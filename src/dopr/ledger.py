@@ -27,7 +27,7 @@ _COLUMNS: dict[str, type] = {
 
 
 # From so many groups on, joining them into arrays costs less than going one by one.
-_TOGETHER_FROM = 10
+_TOGETHER_FROM = 6
 
 
 class ObservedGroup(Protocol):
@@ -147,19 +147,20 @@ class Ledger:
         nothing, unless the groups are of distinct prompts, none of them rolled out earlier in this
         step, of one size, and with every reward scored.
         """
-        count = groups[0].num_rollouts
-        ids = np.array([group.prompt_id for group in groups], dtype=np.int64)
-        if not count or any(group.num_rollouts != count for group in groups):
+        all_rewards = [group.rewards for group in groups]
+        count = len(all_rewards[0])
+        rows = [group.prompt_id for group in groups]
+        if not count or set(map(len, all_rewards)) != {count} or len(set(rows)) < len(rows):
             return False
-        if (self.last_step[ids] == self.step).any() or len(set(ids.tolist())) < len(ids):
-            return False
-        rewards = np.concatenate([group.rewards for group in groups]).reshape(len(ids), count)
+        ids = np.array(rows, dtype=np.int64)
+        rewards = np.concatenate(all_rewards).reshape(len(ids), count)
         mean = np.add.reduce(rewards, axis=1) / count
-        if np.isnan(mean).any():
+        if math.isnan(mean.dot(mean)) or self.step in self.last_step[ids].tolist():
             return False
+        tokens = np.concatenate([group.tokens for group in groups]).reshape(len(ids), count)
         before = self._variances_of(ids)
         self.rollouts[ids] += count
-        self.tokens[ids] += [sum(group.tokens.tolist()) for group in groups]
+        self.tokens[ids] += np.add.reduce(tokens, axis=1)
         self.last_step[ids] = self.step
         self.visited_count += int(np.count_nonzero(self.visits[ids] == 0))
         self.visits[ids] += 1
@@ -167,7 +168,7 @@ class Ledger:
             column[ids] *= np.float32(self.discount)
         self._merge_together(ids, rewards, mean)
         for kind, old, new in zip(VOLATILITY_KINDS, before, self._variances_of(ids), strict=True):
-            self._variance_sums[kind] += float((new - old).sum())
+            self._variance_sums[kind] += float(np.add.reduce(new - old))
         for group in groups:
             if not math.isnan(group.entropy):
                 self.observe_entropy(group.prompt_id, group.entropy)
@@ -310,9 +311,9 @@ class Ledger:
     def _variances_of(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
         """The same for several prompts, each of shape (k,)."""
         weight, group_weight = (w[ids].astype(np.float64) for w in (self.weight, self.group_weight))
-        # Without weight the squares are 0 too.
-        total = self.squares[ids] / np.where(weight, weight, 1.0)
-        between = self.group_squares[ids] / np.where(group_weight, group_weight, 1.0)
+        # Without weight the squares are 0 too; a float32 above 0 is above 1e-45.
+        total = self.squares[ids] / np.maximum(weight, 1e-45)
+        between = self.group_squares[ids] / np.maximum(group_weight, 1e-45)
         return total, self.within[ids].astype(np.float64), between
 
     # -- saving -----------------------------------------------------------------------------

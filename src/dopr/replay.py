@@ -81,40 +81,44 @@ class ReplaySettings:
 class Tally:
     """What a strategy chose, added up over one run."""
 
-    def __init__(self, history: History, visits: int) -> None:
-        self._visits = visits
+    def __init__(self, history: History, visits: int, driver: Driver) -> None:
+        self._visits, self._driver = visits, driver
         self._unseen = set(np.flatnonzero(history.learnable).tolist())
         self._seen_at: int | None = None if self._unseen else 0
-        self._groups, self._spread, self._best = 0, 0.0, 0.0
-        self.rollouts = 0  # generated in this run
+        self._prepaid = driver.spent.rollouts
+        self._spread, self._best = 0.0, 0.0
 
-    def note(self, outcome: StepOutcome, policy: RecordedPolicy, driver: Driver) -> None:
+    @property
+    def rollouts(self) -> int:
+        """Generated in this run, without those that a strategy has paid for before."""
+        return self._driver.spent.rollouts - self._prepaid
+
+    def note(self, outcome: StepOutcome, policy: RecordedPolicy) -> None:
         """Add a finished step."""
         chosen, spread = [group.prompt_id for group in outcome.generated], policy.spread
+        self._spread += sum([spread[i] for i in chosen])
         trained_on = {group.prompt_id for group in outcome.kept} if len(chosen) > 1 else set()
         batch = len(trained_on.intersection(chosen)) or 1
-        self.rollouts += sum([group.num_rollouts for group in outcome.generated])
-        self._groups += len(chosen)
-        self._spread += sum([spread[i] for i in chosen])
         self._best += policy.best[batch - 1] * len(chosen)
         if self._unseen:
-            visits = driver.ledger.visits
-            self._unseen.difference_update(i for i in chosen if visits.item(i) >= self._visits)
+            visits = self._driver.ledger.visits
+            self._unseen.difference_update([i for i in chosen if visits.item(i) >= self._visits])
             if not self._unseen:
-                self._seen_at = driver.spent.rollouts
+                self._seen_at = self._driver.spent.rollouts
 
-    def measures(self, driver: Driver) -> dict[str, float | None]:
+    def measures(self) -> dict[str, float | None]:
         """The measures of one run; None where there is nothing to measure."""
-        spent, groups = driver.spent, self._groups or np.nan
+        spent, ledger = self._driver.spent, self._driver.ledger
+        groups = spent.groups or np.nan
         return {
             "informative_share": finite(spent.informative_groups / groups),
             "mean_p1p": finite(self._spread / groups),
             "regret": finite((self._best - self._spread) / groups),
-            "coverage": driver.ledger.coverage,
+            "coverage": ledger.coverage,
             "kept_share": finite(spent.kept / (self.rollouts or np.nan)),
             "rollouts_to_see_learnable": self._seen_at,
             "rollouts": spent.rollouts,
-            "steps": driver.ledger.step,
+            "steps": ledger.step,
             "abandoned_steps": spent.abandoned_steps,
         }
 
@@ -136,15 +140,15 @@ def replay_once(
     assert settings.rollouts is not None
     driver = Driver(strategy, PromptStream(history.size, seed), can_measure=CAN_MEASURE)
     policy = RecordedPolicy(history, settings.rollouts, seed, settings.recorded_once)
-    tally, idle = Tally(history, settings.visits), 0
+    tally, idle = Tally(history, settings.visits, driver), 0
     with _quiet_driver():
         while driver.spent.rollouts < settings.rollouts and idle < _IDLE_STEPS:
             # Rollouts paid for before the run count towards the budget, but train nothing here.
             policy.begin_step(driver.ledger.step, tally.rollouts)
             outcome = driver.step(policy.roll_out, policy.measure)
             idle = 0 if outcome.generated else idle + 1
-            tally.note(outcome, policy, driver)
-    return tally.measures(driver)
+            tally.note(outcome, policy)
+    return tally.measures()
 
 
 @contextmanager

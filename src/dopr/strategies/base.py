@@ -12,6 +12,7 @@ Whoever runs it is a driver (`dopr.driver`): the trainer, the replay of a record
 another engine's loop.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from dataclasses import dataclass, field, fields, replace
@@ -98,14 +99,14 @@ class Group:
     def scored(self) -> NDArray[np.float64]:
         """The rewards that exist, shape (m,), m <= n; `rewards` itself where all of them do."""
         rewards = self.rewards
-        missing = np.isnan(rewards)
-        return rewards[~missing] if missing.any() else rewards
+        # A sum of squares is NaN only with a NaN in it; asked of every group, often more than once.
+        return rewards[~np.isnan(rewards)] if math.isnan(rewards.dot(rewards)) else rewards
 
     @property
     def mean(self) -> float:
         """Mean reward, NaN where nothing could be scored."""
         scored = self.scored
-        return float(scored.mean()) if scored.size else float("nan")
+        return float(np.add.reduce(scored)) / len(scored) if len(scored) else float("nan")
 
     @property
     def informative(self) -> bool:
