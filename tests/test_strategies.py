@@ -1,5 +1,6 @@
 """Each strategy's rule against numbers worked out by hand, and invariants of the stream."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -225,3 +226,22 @@ def test_table_of_strategies_has_the_contract_keys() -> None:
     assert {"dopr", "dopr-paper", "uniform", "uniform-1", "one_shot"} <= {r["name"] for r in rows}
     for row in rows:
         assert set(row) == {"name", "summary", "source", "mark", "pays"}
+
+
+def test_keeping_rollouts_changes_nothing_else() -> None:
+    whole = Group(
+        2,
+        np.array([0.0, 1.0]),
+        np.array([3, 4]),
+        step=5,
+        entropy=0.5,
+        entropies=np.array([0.1, 0.2]),
+        handle=("x",),
+        baseline=0.25,
+        weights=np.array([1.0, 2.0]),
+    )
+    part = whole.keep(np.array([1]))
+    assert part.kept is not None and part.kept.tolist() == [1]
+    for field in dataclasses.fields(Group):
+        if field.name != "kept":
+            assert getattr(part, field.name) is getattr(whole, field.name), field.name
