@@ -13,6 +13,17 @@ import pytest
 from cli_tools import rows_of, train, words, write_rows
 from dopr import cli
 
+COMMANDS = (
+    "train",
+    "compare",
+    "eval",
+    "replay",
+    "report",
+    "tasks",
+    "strategies",
+    "warmstart",
+)
+
 
 def refused(capsys: pytest.CaptureFixture, status: int = 2) -> str:
     """The one line on standard error."""
@@ -39,16 +50,23 @@ def test_help_is_instant_and_names_every_command() -> None:
         [sys.executable, "-m", "dopr", "--help"], capture_output=True, text=True, check=True
     )
     assert time.perf_counter() - began < 2.0  # about 0.2 s on an idle machine
-    for name in ("train", "compare", "eval", "report", "tasks", "strategies", "warmstart"):
+    for name in (
+        "train",
+        "compare",
+        "eval",
+        "replay",
+        "report",
+        "tasks",
+        "strategies",
+        "warmstart",
+    ):
         assert f"    {name}" in done.stdout
     probe = "import sys, dopr.cli; dopr.cli._parser(); print(int('torch' in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert loaded.stdout.strip() == "0"
 
 
-@pytest.mark.parametrize(
-    "name", ["train", "compare", "eval", "report", "tasks", "strategies", "warmstart"]
-)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([name, "--help"])

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dopr.ledger import _COLUMNS, Ledger
+from dopr.ledger import _COLUMNS, _TOGETHER_FROM, Ledger
 from dopr.strategies import Group
 
 
@@ -115,3 +115,40 @@ def test_state_round_trip() -> None:
 
 def test_a_prompt_costs_at_most_64_bytes() -> None:
     assert sum(np.dtype(dtype).itemsize for dtype in _COLUMNS.values()) <= 64
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_many_groups_at_once_teach_what_they_teach_one_by_one(data: st.DataObject) -> None:
+    # Columns must agree to the last bit, running sums to rounding in float64.
+    size = data.draw(st.integers(_TOGETHER_FROM, 24))
+    discount = data.draw(st.sampled_from([1.0, 0.9, 0.5]))
+    rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
+    value = data.draw(st.sampled_from(["binary", "real", "sometimes missing"]))
+    together, single = Ledger(size, discount), Ledger(size, discount)
+    for _ in range(data.draw(st.integers(1, 4))):
+        for _ in range(data.draw(st.integers(1, 2))):  # the second round revisits within the step
+            ids = rng.choice(size, rng.integers(1, size + 1), replace=rng.random() < 0.1)
+            n = int(rng.integers(1, 40))
+            groups = []
+            for i in ids:
+                rewards = rng.integers(0, 2, n) if value == "binary" else rng.normal(1, 3, n)
+                rewards = rewards.astype(float)
+                if value == "sometimes missing" and rng.random() < 0.1:
+                    rewards[: rng.integers(1, n + 1)] = np.nan
+                entropy = float(rng.choice([np.nan, 0.5, 0.7]))
+                groups.append(group(int(i), rewards.tolist(), entropy=entropy))
+            together.observe(groups)
+            for each in groups:
+                single.observe([each])
+        together.end_step()
+        single.end_step()
+    for column in _COLUMNS:
+        a, b = getattr(together, column), getattr(single, column)
+        assert np.array_equal(a, b, equal_nan=True), column
+    for kind in ("total", "within", "between"):
+        same = pytest.approx(single.mean_volatility(kind), rel=1e-9, abs=1e-9)
+        assert together.mean_volatility(kind) == same
+    for name in ("visited_count", "reward_low", "reward_high", "mean_entropy"):
+        expected = pytest.approx(getattr(single, name), rel=1e-9, nan_ok=True)
+        assert getattr(together, name) == expected

@@ -6,7 +6,8 @@ import pytest
 from dopr.driver import Driver
 from dopr.ledger import Ledger
 from dopr.strategies import DoPR, Group, Measure, Request
-from dopr.strategies.gaussian_process import median_squared_length, posterior_mean
+from dopr.strategies.gaussian_process import median_squared_length, posterior
+from dopr.strategies.shared_rates import Rates
 from dopr.stream import PromptStream
 
 
@@ -15,8 +16,9 @@ def group(prompt: int, rewards: list[float], step: int = 0) -> Group:
 
 
 def test_one_observation_pulls_near_prompts_to_it() -> None:
-    # Kernel 0.25 exp(-d^2 / 2); one value 1 against a centre of 0.5, noise 0.25: half the way.
-    found = posterior_mean(
+    # Kernel 0.25 exp(-d^2 / 2); one value 1 against a centre of 0.5, noise 0.25: half the way, and
+    # half of the variance is left there.
+    mean, variance = posterior(
         queries=np.array([[0.0], [1.0], [100.0]]),
         known=np.array([[0.0]]),
         values=np.array([1.0]),
@@ -25,8 +27,17 @@ def test_one_observation_pulls_near_prompts_to_it() -> None:
         signal_std=0.5,
         squared_length=1.0,
     )
-    half = 0.5 * 0.25 / (0.25 + 0.25 + 1e-6)
-    assert found == pytest.approx([0.5 + half, 0.5 + half * np.exp(-0.5), 0.5])
+    gain = 0.25 / (0.25 + 0.25 + 1e-6)
+    near = np.exp(-0.5)
+    assert mean == pytest.approx([0.5 + 0.5 * gain, 0.5 + 0.5 * gain * near, 0.5])
+    assert variance == pytest.approx([0.25 - 0.25 * gain, 0.25 - 0.25 * gain * near**2, 0.25])
+
+
+def test_expected_volatility_of_a_beta() -> None:
+    # Beta(1, 1): E[4p(1-p)] = 4 (1/2 - 1/3) = 2/3; a prompt known to be a fair coin scores 1.
+    rates = Rates(np.array([1.0, 1e6, 3.0]), np.array([1.0, 1e6, 1.0]))
+    assert rates.volatility == pytest.approx([2 / 3, 1.0, 4 * 3 / 20], rel=1e-5)
+    assert rates.mean == pytest.approx([0.5, 0.5, 0.75])
 
 
 def test_length_scale_is_the_median_distance_between_different_prompts() -> None:
@@ -35,7 +46,7 @@ def test_length_scale_is_the_median_distance_between_different_prompts() -> None
     assert median_squared_length(np.zeros((3, 3))) == 1.0
 
 
-def test_without_embeddings_old_groups_fade_towards_the_mean_of_the_recent_ones() -> None:
+def test_without_embeddings_old_groups_fade_towards_the_recent_ones() -> None:
     strategy = DoPR(prior="predicted", patience=2.0, prior_rollouts=4.0)
     ledger = Ledger(3)
     groups = [group(0, [1, 1, 1, 1]), group(1, [0, 0, 0, 1])]
@@ -43,26 +54,43 @@ def test_without_embeddings_old_groups_fade_towards_the_mean_of_the_recent_ones(
     strategy.remember(groups)
     ledger.end_step()
     ledger.end_step()
-    # Two steps later, patience 2: a group's 4 rewards count 4 / e each. One imaginary fair coin.
-    e = np.exp(1)
-    centre = (4 / e * 1.25 + 0.5) / (8 / e + 1)
-    found = strategy.success_now(np.array([0, 1, 2]), None, ledger)
-    own = 4 / e
-    assert found == pytest.approx(
-        [
-            (own * 1 + 4 * centre) / (own + 4),
-            (own * 0.25 + 4 * centre) / (own + 4),
-            centre,
+    # Two steps later, patience 2: 4 rewards count 4 / e. The mean has one imaginary fair coin.
+    own = 4 / np.exp(1)
+    centre = (1 + 0.25 + 0.5) / (2 + 1)
+    found = strategy.rates_now(np.array([0, 1, 2]), None, ledger)
+    assert found.alpha == pytest.approx([4 * centre + own, 4 * centre + own / 4, 4 * centre])
+    assert found.alpha + found.beta == pytest.approx([4 + own, 4 + own, 4])
+
+
+def test_a_divided_pool_tells_little_of_a_prompt_and_an_even_one_much() -> None:
+    def worth(means: list[float]) -> float:
+        strategy, ledger = DoPR(prior="predicted", patience=1e9), Ledger(100)
+        groups = [
+            group(i, [1.0] * round(8 * m) + [0.0] * round(8 * (1 - m))) for i, m in enumerate(means)
         ]
-    )
+        ledger.observe(groups)
+        strategy.remember(groups)
+        found = strategy.rates_now(np.array([99]), None, ledger)
+        return float(found.alpha[0] + found.beta[0])
+
+    # Half solved and half hopeless: variance 1/4 leaves c (1 - c) / s^2 - 1 = 0, held at the least.
+    assert worth([0.0, 1.0] * 40) == pytest.approx(0.25)
+    assert worth([0.5] * 80) > 16
+
+
+def sure(success: list[float]) -> Rates:
+    """Success rates known for certain."""
+    known = np.array(success)
+    return Rates(1e7 * known, 1e7 * (1 - known))
 
 
 def test_difficulty_prefers_the_rarer_success() -> None:
     strategy, ledger = DoPR(prior="predicted", exploration=0.0), Ledger(2)
-    even = strategy.score(np.arange(2), ledger, np.array([0.25, 0.75]))
+    rates = sure([0.25, 0.75])
+    even = strategy.score(np.arange(2), ledger, rates)
     assert even.score == pytest.approx([0.75, 0.75])
     strategy.difficulty = 1.0
-    tilted = strategy.score(np.arange(2), ledger, np.array([0.25, 0.75]))
+    tilted = strategy.score(np.arange(2), ledger, rates)
     assert tilted.score == pytest.approx([0.75 * 1.5, 0.75 * 0.5])
 
 
@@ -92,19 +120,19 @@ def test_predicted_choice_finds_informative_prompts_that_were_never_seen() -> No
 
 
 def test_rewards_in_between_without_variance_are_not_taken_for_fair_coins() -> None:
-    strategy = DoPR(prior="predicted", exploration=0.0, prior_rollouts=4.0)
+    strategy = DoPR(prior="predicted", exploration=0.0)
     ledger = Ledger(3)
     ledger.observe([group(0, [0.5] * 4), group(1, [0.0, 1.0, 1.0, 0.0]), group(2, [0.0, 1.0] * 2)])
     found = strategy.spread(np.arange(3), ledger)
     assert found == pytest.approx([4 / (4 + 4), 1.0, 1.0])
-    scores = strategy.score(np.arange(3), ledger, np.array([0.5, 0.5, 0.5]))
+    scores = strategy.score(np.arange(3), ledger, sure([0.5, 0.5, 0.5]))
     assert scores.score == pytest.approx([0.5, 1.0, 1.0])
 
 
 def test_pairing_takes_hard_and_easy_prompts_by_turns() -> None:
     strategy = DoPR(prior="predicted", exploration=0.0, prompts_per_step=3, pairing=True)
     success = np.array([0.6, 0.55, 0.7, 0.2, 0.1])
-    scores = strategy.score(np.arange(5), Ledger(5), success)
+    scores = strategy.score(np.arange(5), Ledger(5), sure(success.tolist()))
     chosen = strategy.choose(scores, PromptStream(5), success)
     # Best easy 1 and 0, best hard 3; without pairing the easy 1, 0 and 2 would be taken.
     assert set(chosen.tolist()) == {1, 3, 0}

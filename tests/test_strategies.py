@@ -1,5 +1,6 @@
 """Each strategy's rule against numbers worked out by hand, and invariants of the stream."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -95,10 +96,10 @@ def test_entropy_modulates_the_bonus_only() -> None:
     ledger.observe_policy_entropy(2.0)
     ledger.observe_policy_entropy(0.5)
     ids = np.array([0, 1, 2])
-    plain = DoPR(entropy="none").score(ids, ledger)
+    plain = DoPR(entropy="none", exploration=0.5).score(ids, ledger)
     factors = {"prompt": [4 / 3, 2 / 3, 1], "inverse": [3 / 4, 3 / 2, 1], "policy": [0.25] * 3}
     for kind, expected in factors.items():
-        scores = DoPR(entropy=kind).score(ids, ledger)  # type: ignore[arg-type]
+        scores = DoPR(entropy=kind, exploration=0.5).score(ids, ledger)  # type: ignore[arg-type]
         assert scores.bonus / plain.bonus == pytest.approx(expected)
         assert np.array_equal(scores.volatility, plain.volatility)
 
@@ -225,3 +226,22 @@ def test_table_of_strategies_has_the_contract_keys() -> None:
     assert {"dopr", "dopr-paper", "uniform", "uniform-1", "one_shot"} <= {r["name"] for r in rows}
     for row in rows:
         assert set(row) == {"name", "summary", "source", "mark", "pays"}
+
+
+def test_keeping_rollouts_changes_nothing_else() -> None:
+    whole = Group(
+        2,
+        np.array([0.0, 1.0]),
+        np.array([3, 4]),
+        step=5,
+        entropy=0.5,
+        entropies=np.array([0.1, 0.2]),
+        handle=("x",),
+        baseline=0.25,
+        weights=np.array([1.0, 2.0]),
+    )
+    part = whole.keep(np.array([1]))
+    assert part.kept is not None and part.kept.tolist() == [1]
+    for field in dataclasses.fields(Group):
+        if field.name != "kept":
+            assert getattr(part, field.name) is getattr(whole, field.name), field.name

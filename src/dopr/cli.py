@@ -22,6 +22,9 @@ _EPILOG = {
     "--max_rollouts 2000 --learning_rate 3e-5",
     "compare": f"{_OVERRIDES} Example: dopr compare --config configs/demo.yaml --output_dir runs/x",
     "eval": "Example: dopr eval runs/train/model --dataset gym:chain_sum?size=200 --k 4",
+    "replay": "Counterfactual: the recorded policy learns what it learned, whatever is chosen. "
+    "Example: dopr replay history.json --strategies dopr uniform-1 --strategy-args "
+    "dopr.candidates=32 dopr.exploration=0",
     "tasks": "A task is named by --dataset; options follow the name: gym:chain_sum?max_terms=3.",
 }
 
@@ -104,6 +107,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
         return command
 
     _add_training(add)
+    _add_replay(add)
     _add_rest(add)
     return parser, commands
 
@@ -140,6 +144,41 @@ def _add_training(add: Callable[..., argparse.ArgumentParser]) -> None:
     command.add_argument("--chat", action="store_true", help="present prompts as chats")
     command.add_argument("--system-prompt", help="put before each prompt")
     command.add_argument("--trust-remote-code", action="store_true", help="run the model's code")
+    command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_replay(add: Callable[..., argparse.ArgumentParser]) -> None:
+    command = add("replay", "Replay strategies on recorded histories, without a model.", _replay)
+    command.add_argument(
+        "history",
+        metavar="HISTORY",
+        nargs="+",
+        help="JSON file of per-epoch accuracies, ledger.parquet, or run directory",
+    )
+    command.add_argument("--strategies", nargs="+", metavar="NAME", help="default: all of them")
+    command.add_argument(
+        "--strategy-args",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME.OPTION=VALUE",
+        help="options of single strategies",
+    )
+    command.add_argument("--rollouts", type=int, help="budget (default: what the record took)")
+    command.add_argument("--group-size", type=int, help="rollouts in a group (default: recorded)")
+    command.add_argument(
+        "--recorded-group-size", type=int, help="rollouts behind each rate (default: inferred)"
+    )
+    command.add_argument("--prompts-per-step", type=int, help="where a strategy has this option")
+    command.add_argument("--seeds", type=int, default=4, help="runs of each (default: 4)")
+    command.add_argument(
+        "--visits", type=int, default=1, help="for a learnable prompt to count as seen (default: 1)"
+    )
+    command.add_argument(
+        "--recorded-once",
+        action="store_true",
+        help="give each recorded rollout once an epoch, then coin flips of the recorded rate",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -281,6 +320,40 @@ def _eval(arguments: argparse.Namespace, overrides: list[str]) -> int:
     unscored = result.summary["unscored"]
     note = f", {unscored} completions could not be scored" if unscored else ""
     print(f"{len(dataset)} prompts, {result.seconds:.1f} s{note}")
+    return 0
+
+
+def _replay(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from rich.console import Console
+
+    from dopr.histories import read_histories
+    from dopr.mapping import parse_named_options
+    from dopr.replay import ReplaySettings, replay
+    from dopr.replay_table import print_replay
+
+    settings = ReplaySettings(
+        rollouts=arguments.rollouts,
+        group_size=arguments.group_size,
+        prompts_per_step=arguments.prompts_per_step,
+        seeds=arguments.seeds,
+        visits=arguments.visits,
+        recorded_once=arguments.recorded_once,
+    )
+    settings.check()
+    options = parse_named_options(arguments.strategy_args)
+    history = read_histories(arguments.history, arguments.recorded_group_size)
+    with Console(stderr=True).status("reading") as status:
+        result = replay(
+            history,
+            arguments.strategies,
+            options,
+            settings,
+            lambda name, seed: status.update(f"{name}, seed {seed}"),
+        )
+    if arguments.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+        return 0
+    print_replay(result, _console())
     return 0
 
 

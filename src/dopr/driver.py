@@ -130,18 +130,21 @@ class Driver:
         return StepOutcome(kept, generated)
 
     def _roll_out(self, requests: list[Request], rollout: Rollout) -> list[Group]:
+        size = self.stream.size
         for request in requests:
-            if not 0 <= request.prompt_id < self.stream.size or request.num_rollouts < 1:
+            if not 0 <= request.prompt_id < size or request.num_rollouts < 1:
                 raise UserError(
                     f"strategy {self.strategy.name!r} made an impossible request: {request}; "
-                    f"prompt ids run from 0 to {self.stream.size - 1} and rollouts from 1"
+                    f"prompt ids run from 0 to {size - 1} and rollouts from 1"
                 )
         groups = rollout(requests) if requests else []
         self.ledger.observe(groups)
-        self.spent.groups += len(groups)
-        self.spent.informative_groups += sum(group.informative for group in groups)
-        self.spent.rollouts += sum(group.num_rollouts for group in groups)
-        self.spent.generated_tokens += int(sum(np.sum(group.tokens) for group in groups))
+        spent = self.spent
+        spent.groups += len(groups)
+        for group in groups:
+            spent.informative_groups += group.informative
+            spent.rollouts += group.num_rollouts
+            spent.generated_tokens += sum(group.tokens.tolist())
         return groups
 
     def _account(self, kept: list[Group]) -> None:

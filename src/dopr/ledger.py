@@ -1,6 +1,7 @@
 """What is known about each prompt, as NumPy columns: 52 bytes a prompt."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -25,11 +26,17 @@ _COLUMNS: dict[str, type] = {
 }
 
 
+# From so many groups on, joining them into arrays costs less than going one by one.
+_TOGETHER_FROM = 6
+
+
 class ObservedGroup(Protocol):
     """What the ledger reads of a finished group."""
 
     @property
     def prompt_id(self) -> int: ...
+    @property
+    def rewards(self) -> NDArray[np.float64]: ...
     @property
     def scored(self) -> NDArray[np.float64]: ...
     @property
@@ -38,6 +45,24 @@ class ObservedGroup(Protocol):
     def tokens(self) -> NDArray[np.int64]: ...
     @property
     def entropy(self) -> float: ...
+
+
+def _join(weight: Any, delta: Any, count: int) -> tuple[Any, Any]:
+    """How far `count` rewards move a weighted mean, and what that adds to its squares.
+
+    Args:
+        weight: of the mean so far; a number or an array, as is all that follows.
+        delta: mean of the new rewards minus the mean so far.
+    """
+    total = weight + count
+    return delta * count / total, delta * delta * weight * count / total
+
+
+def _add(column: NDArray[np.float32], i: int, gain: float) -> None:
+    """`column[i] += gain`, the gain rounded to float32 first as it is in arrays."""
+    before = column.item(i)
+    column[i] = gain
+    column[i] = before + column.item(i)
 
 
 class Ledger:
@@ -80,6 +105,7 @@ class Ledger:
         self.initial_entropy = float("nan")
         self._variance_sums = dict.fromkeys(VOLATILITY_KINDS, 0.0)
         self._entropy_sum, self._entropy_count = 0.0, 0
+        self._fade = float(np.float32(discount))
 
     # -- learning ---------------------------------------------------------------------------
 
@@ -89,22 +115,64 @@ class Ledger:
         Several groups of one prompt in one step are one visit. Rewards that could not be scored
         (NaN) are left out; their rollouts and tokens still count as spent.
         """
-        for group in groups:
-            i = group.prompt_id
-            before = self._variances(i)
-            again_this_step = self.last_step[i] == self.step
-            self.rollouts[i] += group.num_rollouts
-            self.tokens[i] += int(np.sum(group.tokens))
-            self.last_step[i] = self.step
-            if not again_this_step:
-                self._count_visit(i)
+        groups = list(groups)
+        if len(groups) < _TOGETHER_FROM or not self._observe_together(groups):
+            for group in groups:
+                self._observe_one(group)
+
+    def _observe_one(self, group: ObservedGroup) -> None:
+        i, rewards = group.prompt_id, group.rewards
+        before = self._variances(i)
+        again_this_step = self.last_step.item(i) == self.step
+        self.rollouts[i] = self.rollouts.item(i) + len(rewards)
+        self.tokens[i] = self.tokens.item(i) + sum(group.tokens.tolist())
+        self.last_step[i] = self.step
+        if not again_this_step:
+            self._count_visit(i)
+        total = float(np.add.reduce(rewards))
+        if math.isnan(total):
             rewards = group.scored
-            if rewards.size:
-                self._merge(i, rewards, again_this_step)
-            for kind, old, new in zip(VOLATILITY_KINDS, before, self._variances(i), strict=True):
-                self._variance_sums[kind] += new - old
-            if not np.isnan(group.entropy):
-                self.observe_entropy(i, group.entropy)
+            total = float(np.add.reduce(rewards))
+        if len(rewards):
+            self._merge(i, rewards, total / len(rewards), again_this_step)
+        for kind, old, new in zip(VOLATILITY_KINDS, before, self._variances(i), strict=True):
+            self._variance_sums[kind] += new - old
+        if not math.isnan(group.entropy):
+            self.observe_entropy(i, group.entropy)
+
+    def _observe_together(self, groups: Sequence[ObservedGroup]) -> bool:
+        """All groups at once: the same columns, to the last bit, as one by one.
+
+        The running sums of variances agree to rounding in float64. Returns False, and does
+        nothing, unless the groups are of distinct prompts, none of them rolled out earlier in this
+        step, of one size, and with every reward scored.
+        """
+        all_rewards = [group.rewards for group in groups]
+        count = len(all_rewards[0])
+        rows = [group.prompt_id for group in groups]
+        if not count or set(map(len, all_rewards)) != {count} or len(set(rows)) < len(rows):
+            return False
+        ids = np.array(rows, dtype=np.int64)
+        rewards = np.concatenate(all_rewards).reshape(len(ids), count)
+        mean = np.add.reduce(rewards, axis=1) / count
+        if math.isnan(mean.dot(mean)) or self.step in self.last_step[ids].tolist():
+            return False
+        tokens = np.concatenate([group.tokens for group in groups]).reshape(len(ids), count)
+        before = self._variances_of(ids)
+        self.rollouts[ids] += count
+        self.tokens[ids] += np.add.reduce(tokens, axis=1)
+        self.last_step[ids] = self.step
+        self.visited_count += int(np.count_nonzero(self.visits[ids] == 0))
+        self.visits[ids] += 1
+        for column in (self.weight, self.squares, self.group_weight, self.group_squares):
+            column[ids] *= np.float32(self.discount)
+        self._merge_together(ids, rewards, mean)
+        for kind, old, new in zip(VOLATILITY_KINDS, before, self._variances_of(ids), strict=True):
+            self._variance_sums[kind] += float(np.add.reduce(new - old))
+        for group in groups:
+            if not math.isnan(group.entropy):
+                self.observe_entropy(group.prompt_id, group.entropy)
+        return True
 
     def end_step(self) -> None:
         """The driver's step is over: what comes next is another visit."""
@@ -112,13 +180,13 @@ class Ledger:
 
     def observe_entropy(self, prompt_id: int, entropy: float) -> None:
         """Note the mean token entropy (nats) of a prompt's last rollouts."""
-        old = float(self.entropy[prompt_id])
-        if np.isnan(old):
+        old = self.entropy.item(prompt_id)
+        if math.isnan(old):
             self._entropy_count += 1
         else:
             self._entropy_sum -= old
         self.entropy[prompt_id] = entropy
-        self._entropy_sum += float(self.entropy[prompt_id])
+        self._entropy_sum += self.entropy.item(prompt_id)
 
     def observe_policy_entropy(self, entropy: float) -> None:
         """Note the mean token entropy (nats) of the whole training batch."""
@@ -127,35 +195,64 @@ class Ledger:
             self.initial_entropy = entropy
 
     def _count_visit(self, i: int) -> None:
-        if self.visits[i] == 0:
-            self.visited_count += 1
-        self.visits[i] += 1
-        self.weight[i] *= self.discount
-        self.squares[i] *= self.discount
-        self.group_weight[i] *= self.discount
-        self.group_squares[i] *= self.discount
+        visits = self.visits.item(i)
+        self.visited_count += visits == 0
+        self.visits[i] = visits + 1
+        # Python floats multiply five times as fast as NumPy's scalars; stored, the product of two
+        # float32 is the same.
+        fade = self._fade
+        self.weight[i] = self.weight.item(i) * fade
+        self.squares[i] = self.squares.item(i) * fade
+        self.group_weight[i] = self.group_weight.item(i) * fade
+        self.group_squares[i] = self.group_squares.item(i) * fade
 
-    def _merge(self, i: int, rewards: NDArray[np.float64], again_this_step: bool) -> None:
+    def _merge(
+        self, i: int, rewards: NDArray[np.float64], mean: float, again_this_step: bool
+    ) -> None:
         """Join a group to the discounted mean and squares (Chan's update: no cancellation)."""
-        count, mean = rewards.size, float(rewards.mean())
-        squares = float(np.square(rewards - mean).sum())
-        self.reward_low = min(self.reward_low, float(rewards.min()))
-        self.reward_high = max(self.reward_high, float(rewards.max()))
+        count, deviations = len(rewards), rewards - mean
+        squares = float(np.add.reduce(deviations * deviations))
+        few = count <= 32  # then a list's min is the faster one
+        values = rewards.tolist() if few else [float(rewards.min()), float(rewards.max())]
+        self.reward_low = min(self.reward_low, min(values))
+        self.reward_high = max(self.reward_high, max(values))
         self.within[i] = squares / count
 
-        old_weight, delta = float(self.weight[i]), mean - float(self.mean[i])
-        new_weight = old_weight + count
-        self.weight[i] = new_weight
-        self.mean[i] += delta * count / new_weight
-        self.squares[i] += squares + delta * delta * old_weight * count / new_weight
+        weight = self.weight.item(i)
+        shift, extra = _join(weight, mean - self.mean.item(i), count)
+        self.weight[i] = weight + count
+        _add(self.mean, i, shift)
+        _add(self.squares, i, squares + extra)
 
         if again_this_step:
             return  # `between` compares visits; the first group of a visit stands for it
-        old_weight, delta = float(self.group_weight[i]), mean - float(self.group_mean[i])
-        new_weight = old_weight + 1
-        self.group_weight[i] = new_weight
-        self.group_mean[i] += delta / new_weight
-        self.group_squares[i] += delta * delta * old_weight / new_weight
+        weight = self.group_weight.item(i)
+        shift, extra = _join(weight, mean - self.group_mean.item(i), 1)
+        self.group_weight[i] = weight + 1
+        _add(self.group_mean, i, shift)
+        _add(self.group_squares, i, extra)
+
+    def _merge_together(
+        self, ids: NDArray[np.int64], rewards: NDArray[np.float64], mean: NDArray[np.float64]
+    ) -> None:
+        """`_merge` for distinct prompts, rewards of shape (k, n) and their means of shape (k,)."""
+        count, deviations = rewards.shape[1], rewards - mean[:, None]
+        squares = np.add.reduce(deviations * deviations, axis=1)
+        self.reward_low = min(self.reward_low, float(rewards.min()))
+        self.reward_high = max(self.reward_high, float(rewards.max()))
+        self.within[ids] = squares / count
+
+        weight = self.weight[ids].astype(np.float64)
+        shift, extra = _join(weight, mean - self.mean[ids], count)
+        self.weight[ids] = weight + count
+        self.mean[ids] += shift.astype(np.float32)
+        self.squares[ids] += (squares + extra).astype(np.float32)
+
+        weight = self.group_weight[ids].astype(np.float64)
+        shift, extra = _join(weight, mean - self.group_mean[ids], 1)
+        self.group_weight[ids] = weight + 1
+        self.group_mean[ids] += shift.astype(np.float32)
+        self.group_squares[ids] += extra.astype(np.float32)
 
     # -- asking -----------------------------------------------------------------------------
 
@@ -206,10 +303,18 @@ class Ledger:
 
     def _variances(self, i: int) -> tuple[float, float, float]:
         """Unscaled variances of one prompt, in the order of `VOLATILITY_KINDS`."""
-        weight, group_weight = float(self.weight[i]), float(self.group_weight[i])
-        total = float(self.squares[i]) / weight if weight else 0.0
-        between = float(self.group_squares[i]) / group_weight if group_weight else 0.0
-        return total, float(self.within[i]), between
+        weight, group_weight = self.weight.item(i), self.group_weight.item(i)
+        total = self.squares.item(i) / weight if weight else 0.0
+        between = self.group_squares.item(i) / group_weight if group_weight else 0.0
+        return total, self.within.item(i), between
+
+    def _variances_of(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
+        """The same for several prompts, each of shape (k,)."""
+        weight, group_weight = (w[ids].astype(np.float64) for w in (self.weight, self.group_weight))
+        # Without weight the squares are 0 too; a float32 above 0 is above 1e-45.
+        total = self.squares[ids] / np.maximum(weight, 1e-45)
+        between = self.group_squares[ids] / np.maximum(group_weight, 1e-45)
+        return total, self.within[ids].astype(np.float64), between
 
     # -- saving -----------------------------------------------------------------------------
 
@@ -239,3 +344,4 @@ class Ledger:
         self._entropy_count = scalars.pop("entropy_count")
         for name, value in scalars.items():
             setattr(self, name, value)
+        self._fade = float(np.float32(self.discount))

@@ -77,6 +77,23 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def parse_named_options(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """`["dopr.candidates=8"]` as `{"dopr": {"candidates": 8}}`; values are read as YAML.
+
+    Raises:
+        UserError: a word has another form.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for word in words:
+        target, equals, text = word.partition("=")
+        name, _, option = target.rpartition(".")
+        if not (name and option and equals):
+            raise UserError(f"cannot read {word!r}; options are given as NAME.option=value")
+        value = parse_overrides([f"--value={text}"])["value"]
+        found.setdefault(name, {})[option.replace("-", "_")] = value
+    return found
+
+
 def apply_overrides(mapping: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of a nested mapping with dotted keys set.
 

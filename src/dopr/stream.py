@@ -37,6 +37,9 @@ class PromptStream:
 
     def draw(self, count: int) -> NDArray[np.int64]:
         """The next `count` prompt ids; distinct while `count` is at most the pool's size."""
+        if 0 < count <= len(self._ahead) - self._position:
+            self._position += count
+            return self._ahead[self._position - count : self._position]
         taken: list[NDArray[np.int64]] = []
         missing = count
         while missing > 0:
@@ -53,7 +56,9 @@ class PromptStream:
         order = self._order.permutation(self.size)
         if avoid is not None and len(avoid) < self.size:
             # A draw that spans two epochs must not hold a prompt twice: those just drawn go last.
-            drawn = np.isin(order, avoid)
+            was_drawn = np.zeros(self.size, dtype=bool)
+            was_drawn[avoid] = True
+            drawn = was_drawn[order]
             order = np.concatenate([order[~drawn], order[drawn]])
         self._ahead = order
         self._position = 0

@@ -63,7 +63,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
     "uniform-1": ("uniform", {"prompts_per_step": 1}, "one random prompt a step"),
     "dopr-paper": (
         "dopr",
-        {"prior": "optimistic", "exploration": 1.0},
+        {"prompts_per_step": 1, "prior": "optimistic", "exploration": 1.0, "discount": 0.9},
         "DoPR's plain reconstruction: unseen prompts look like fair coins",
     ),
 }

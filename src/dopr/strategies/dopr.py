@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dopr.errors import unknown_name
 from dopr.ledger import VOLATILITY_KINDS, Ledger, VolatilityKind
 from dopr.strategies.base import Request, StepPlan, require
-from dopr.strategies.shared_rates import SharedRates
+from dopr.strategies.shared_rates import Rates, SharedRates
 from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
 
@@ -70,11 +70,11 @@ class DoPR(SharedRates):
 
     candidates: int = 64
     prompts_per_step: int = 1
-    exploration: float = 0.15
-    discount: float = 0.9
+    exploration: float = 0.0
+    discount: float = 0.5
     volatility: VolatilityKind = "total"
     entropy: Literal["prompt", "policy", "inverse", "none"] = "prompt"
-    prior: Literal["optimistic", "pool", "predicted"] = "pool"
+    prior: Literal["optimistic", "pool", "predicted"] = "predicted"
     prior_strength: float = 4.0
     difficulty: float = 0.0
     pairing: bool = False
@@ -106,17 +106,19 @@ class DoPR(SharedRates):
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         candidates = prompts.draw(min(self.candidates, prompts.size))
-        success = None
+        rates = None
         if self.prior == "predicted":
             embeddings = None
             if "embedding" in self.can_measure:
                 both = np.concatenate([self._ids, candidates])
                 embeddings = yield from self.embed(prompts, both)
-            success = self.success_now(candidates, embeddings, ledger)
-        scores = self.score(candidates, ledger, success)
-        if self.pairing and success is None:
-            success = to_unit(ledger.mean[candidates], ledger)
-        chosen = self.choose(scores, prompts, success if self.pairing else None)
+            rates = self.rates_now(candidates, embeddings, ledger)
+        scores = self.score(candidates, ledger, rates)
+        success = None
+        if self.pairing:
+            known = to_unit(ledger.mean[candidates], ledger)
+            success = known if rates is None else rates.mean
+        chosen = self.choose(scores, prompts, success)
         self._explain(scores, chosen)
         groups = yield [Request(int(i), self.num_generations) for i in candidates[chosen]]
         self.remember(groups)
@@ -126,30 +128,30 @@ class DoPR(SharedRates):
         self,
         candidates: NDArray[np.int64] | None,
         ledger: Ledger,
-        success: NDArray[np.float64] | None = None,
+        rates: Rates | None = None,
     ) -> Scores:
         """Score candidates.
 
         Args:
             candidates: prompt ids of shape (k,), or None for the whole pool.
             ledger: what is known.
-            success: estimated success rates in [0, 1], shape (k,), where they are predicted.
+            rates: posteriors of the candidates' success rates, where they are predicted.
         """
         rows: Any = slice(None) if candidates is None else candidates
         visits = ledger.visits[rows]
-        if success is None:
+        if rates is None:
             volatility = ledger.volatility(self.volatility, candidates)
             unseen = np.float32(self.unseen_volatility(ledger))
             volatility = np.where(visits == 0, unseen, volatility)
         else:
-            tilt = np.power(2 * (1 - success), self.difficulty)
-            spread = self.spread(rows, ledger)
-            volatility = (4 * success * (1 - success) * tilt * spread).astype(np.float32)
+            tilt = np.power(2 * (1 - rates.mean), self.difficulty)
+            volatility = (rates.volatility * tilt * self.spread(rows, ledger)).astype(np.float32)
         # One over the visits first: a million square roots are cheaper than a million divisions.
         bonus = np.reciprocal(visits + np.float32(1))
         np.multiply(bonus, np.float32(np.log1p(ledger.step)), out=bonus)
         np.sqrt(bonus, out=bonus)
-        np.multiply(bonus, self._modulation(rows, ledger), out=bonus)
+        if (modulation := self._modulation(rows, ledger)) is not None:
+            np.multiply(bonus, modulation, out=bonus)
         np.multiply(bonus, np.float32(self.exploration), out=bonus)
         return Scores(volatility + bonus, volatility, bonus)
 
@@ -168,8 +170,9 @@ class DoPR(SharedRates):
         """
         wanted = self.prompts_per_step
         if wanted == 1:
-            best = np.flatnonzero(scores.score == scores.score.max())
-            return best[prompts.rng.integers(len(best), size=1)]
+            best = (scores.score == scores.score.max()).nonzero()[0]
+            # NumPy draws nothing for a single one either, but takes its time.
+            return best[prompts.rng.integers(len(best), size=1)] if len(best) > 1 else best
         tie_break = prompts.rng.random(len(scores.score))
         order = np.lexsort((tie_break, -scores.score))
         if success is None:
@@ -182,14 +185,14 @@ class DoPR(SharedRates):
         """How far a prompt's rewards vary, of what its mean allows: 1 for verdicts, shape (k,).
 
         A reward between the ends can have a mean of 1/2 and no variance at all. What is known of
-        the prompt itself is shrunk to 1 with the weight of `prior_rollouts`.
+        the prompt itself is shrunk to 1 with the weight of four rollouts.
         """
         mean = to_unit(ledger.mean[rows], ledger)
         most = 4 * mean * (1 - mean)
         weight = np.where(most > 1e-3, ledger.weight[rows], 0.0)
         share = np.minimum(ledger.volatility("total")[rows] / np.maximum(most, 1e-3), 1.0)
         share = np.where(share > 1 - 1e-3, 1.0, share)  # rounding must not rank verdicts
-        return (weight * share + self.prior_rollouts) / (weight + self.prior_rollouts)
+        return (weight * share + 4) / (weight + 4)
 
     def unseen_volatility(self, ledger: Ledger) -> float:
         """What a prompt never visited is assumed to score, in units of a fair coin."""
@@ -199,12 +202,13 @@ class DoPR(SharedRates):
         known = ledger.mean_volatility(self.volatility) * seen
         return (self.prior_strength + known) / (self.prior_strength + seen)
 
-    def _modulation(self, rows: Any, ledger: Ledger) -> NDArray[np.float32] | np.float32:
+    def _modulation(self, rows: Any, ledger: Ledger) -> NDArray[np.float32] | np.float32 | None:
+        """g(H), None for 1."""
         if self.entropy == "policy":
             ratio = ledger.policy_entropy / max(ledger.initial_entropy, 1e-6)
             return np.float32(1.0 if np.isnan(ratio) else ratio)
         if self.entropy == "none" or np.isnan(ledger.mean_entropy):
-            return np.float32(1.0)
+            return None
         relative = ledger.entropy[rows] / np.float32(max(ledger.mean_entropy, 1e-6))
         relative = np.where(np.isnan(relative), np.float32(1.0), relative)
         if self.entropy == "inverse":
@@ -213,10 +217,15 @@ class DoPR(SharedRates):
 
     def _explain(self, scores: Scores, chosen: NDArray[np.int64]) -> None:
         self._last = {
-            "select/score": float(scores.score[chosen].mean()),
-            "select/volatility": float(scores.volatility[chosen].mean()),
-            "select/bonus": float(scores.bonus[chosen].mean()),
+            "select/score": _mean(scores.score, chosen),
+            "select/volatility": _mean(scores.volatility, chosen),
+            "select/bonus": _mean(scores.bonus, chosen),
         }
 
     def metrics(self) -> dict[str, float]:
         return dict(self._last)
+
+
+def _mean(values: NDArray[np.float32], chosen: NDArray[np.int64]) -> float:
+    # Mostly it is one, and a NumPy mean of one costs as much as scoring a few candidates.
+    return float(values[chosen].mean()) if len(chosen) > 1 else values.item(chosen[0])

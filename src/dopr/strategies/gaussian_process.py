@@ -22,7 +22,7 @@ def median_squared_length(distances: Array) -> float:
     return median if median > 0 else 1.0
 
 
-def posterior_mean(
+def posterior(
     queries: Array,
     known: Array,
     values: Array,
@@ -30,8 +30,8 @@ def posterior_mean(
     center: float,
     signal_std: float,
     squared_length: float | None = None,
-) -> Array:
-    """Mean of the process at the queries, shape (k,), squared exponential kernel.
+) -> tuple[Array, Array]:
+    """Mean and variance of the process at the queries, both (k,), squared exponential kernel.
 
     Args:
         queries, known: embeddings, shapes (k, width) and (n, width).
@@ -47,5 +47,7 @@ def posterior_mean(
     within = signal_std**2 * np.exp(-distances / (2 * squared_length))
     across = signal_std**2 * np.exp(-squared_distances(queries, known) / (2 * squared_length))
     factor = np.linalg.cholesky(within + np.diag(noise + JITTER))
-    weights = np.linalg.solve(factor.T, np.linalg.solve(factor, values - center))
-    return center + across @ weights
+    solved = np.linalg.solve(factor, np.concatenate([across.T, (values - center)[:, None]], axis=1))
+    mean = center + solved[:, :-1].T @ solved[:, -1]
+    variance = signal_std**2 - np.square(solved[:, :-1]).sum(0)
+    return mean, np.maximum(variance, 0.0)

@@ -9,11 +9,34 @@ from numpy.typing import NDArray
 
 from dopr.ledger import Ledger
 from dopr.strategies.base import Group
-from dopr.strategies.gaussian_process import posterior_mean
+from dopr.strategies.gaussian_process import posterior
 from dopr.strategies.prediction import EmbeddingStrategy
 from dopr.strategies.success import to_unit
 
 Array = NDArray[np.float64]
+
+
+# Bounds of what a prediction may be worth, in rollouts: never nothing, never beyond doubt.
+FEWEST, MOST = 0.25, 32.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Beta posteriors over success rates, alpha and beta of shape (k,)."""
+
+    alpha: Array
+    beta: Array
+
+    @property
+    def mean(self) -> Array:
+        """Expected success rate p, in [0, 1]."""
+        return self.alpha / (self.alpha + self.beta)
+
+    @property
+    def volatility(self) -> Array:
+        """Expected 4 p (1 - p): 1 for a prompt known to be a fair coin, less where p is unsure."""
+        total = self.alpha + self.beta
+        return 4 * self.alpha * self.beta / (total * (total + 1))
 
 
 @dataclass
@@ -21,18 +44,21 @@ class SharedRates(EmbeddingStrategy):
     """Base of strategies that estimate success rates with the help of like prompts.
 
     Let prompt i have been rolled out last a steps ago, with discounted mean reward m_i in [0, 1]
-    from w_i rewards (the ledger's). Its success rate now is estimated as
+    from w_i rewards (the ledger's). Its success rate now has the posterior
 
-        p_i = (u_i m_i + k c_i) / (u_i + k),  u_i = w_i exp(-a / patience)
+        Beta(k c + u m, k (1 - c) + u (1 - m)),  u = w exp(-a / patience),  k = c (1 - c) / s^2 - 1
 
-    where c_i is predicted from the last groups of any prompts: Gaussian process regression on the
-    prompts' embeddings, a group of n rewards observed with variance v exp(a / patience) / n. Where
-    the driver gives no embeddings, c_i is the mean of these groups, weighted in the same way.
+    where c and s^2, mean and variance of the prediction, come from the newest groups of the prompts
+    rolled out last: Gaussian process regression on their embeddings, a group of n rewards observed
+    with variance v exp(a / patience) / n. A sure prediction is worth many rollouts, an unsure one
+    few. Where the driver gives no embeddings, c and s^2 are mean and variance of these success
+    rates over prompts.
 
     Args:
         patience: steps after which what was seen counts 1/e.
-        prior_rollouts: k, how many rollouts the prediction is worth.
-        memory: groups behind the prediction, the newest ones.
+        prior_rollouts: k, how many rollouts the prediction is worth; None takes it from s^2.
+        memory: prompts behind the prediction, those rolled out last.
+        signal_std: spread of success rates over a pool that the regression expects.
 
     Source: ours; empirical Bayes with a Gaussian process, as VIP [2602.01601, S] uses one.
     """
@@ -41,8 +67,9 @@ class SharedRates(EmbeddingStrategy):
     may_measure = frozenset({"embedding"})
 
     patience: float = 30.0
-    prior_rollouts: float = 4.0
+    prior_rollouts: float | None = None
     memory: int = 256
+    signal_std: float = 0.35
     # Newest last: prompt, mean reward, rewards, step.
     _ids: NDArray[np.int64] = field(
         default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
@@ -51,25 +78,22 @@ class SharedRates(EmbeddingStrategy):
     _counts: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _steps: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
 
-    # Standard deviation of success rates over a pool: solved and hopeless prompts are 1 apart.
-    signal_std: float = 0.35
-
     def remember(self, groups: list[Group]) -> None:
-        """Keep finished groups for the prediction."""
-        scored = [group for group in groups if group.scored.size]
+        """Keep finished groups for the prediction, of each prompt the newest."""
+        scored = {group.prompt_id: group for group in groups if group.scored.size}.values()
         new = {
             "_ids": np.array([group.prompt_id for group in scored], dtype=np.int64),
             "_means": np.array([group.mean for group in scored], dtype=np.float64),
             "_counts": np.array([group.scored.size for group in scored], dtype=np.float64),
             "_steps": np.array([group.step for group in scored], dtype=np.float64),
         }
+        kept = ~np.isin(self._ids, new["_ids"])
         for name, values in new.items():
-            setattr(self, name, np.concatenate([getattr(self, name), values])[-self.memory :])
+            known = np.concatenate([getattr(self, name)[kept], values])
+            setattr(self, name, known[-self.memory :])
 
-    def success_now(
-        self, ids: NDArray[np.int64], embeddings: Array | None, ledger: Ledger
-    ) -> Array:
-        """Estimated success rates in [0, 1], shape (k,).
+    def rates_now(self, ids: NDArray[np.int64], embeddings: Array | None, ledger: Ledger) -> Rates:
+        """Posteriors of the success rates of prompts, ids of shape (k,).
 
         Args:
             ids: shape (k,).
@@ -77,26 +101,36 @@ class SharedRates(EmbeddingStrategy):
                 or None.
             ledger: what is known.
         """
-        predicted = self._predict(len(ids), embeddings, ledger)
+        center, variance = self._predict(len(ids), embeddings, ledger)
+        center = np.clip(center, 0.01, 0.99)
+        if self.prior_rollouts is None:
+            spread = center * (1 - center)
+            worth = np.clip(spread / np.maximum(variance, 1e-9) - 1, FEWEST, MOST)
+        else:
+            worth = np.full(len(ids), self.prior_rollouts)
         age = ledger.step - ledger.last_step[ids]
-        weight = ledger.weight[ids] * np.exp(-age / self.patience)
-        weight = np.where(ledger.visits[ids] > 0, weight, 0.0)
+        weight = np.where(
+            ledger.visits[ids] > 0, ledger.weight[ids] * np.exp(-age / self.patience), 0.0
+        )
         own = to_unit(ledger.mean[ids], ledger)
-        return (weight * own + self.prior_rollouts * predicted) / (weight + self.prior_rollouts)
+        return Rates(worth * center + weight * own, worth * (1 - center) + weight * (1 - own))
 
-    def _predict(self, count: int, embeddings: Array | None, ledger: Ledger) -> Array:
+    def _predict(self, count: int, embeddings: Array | None, ledger: Ledger) -> tuple[Array, Array]:
+        """Mean and variance of the predicted success rates, both (count,)."""
         if not len(self._ids):
-            return np.full(count, 0.5)
+            return np.full(count, 0.5), np.full(count, self.signal_std**2)
         rates = to_unit(self._means, ledger)
         # Half a success and half a failure more: eight of eight right is no certainty.
         smoothed = (rates * self._counts + 0.5) / (self._counts + 1)
-        faded = np.exp(np.minimum((ledger.step - self._steps) / self.patience, 30.0))
-        noise = smoothed * (1 - smoothed) / self._counts * faded
-        # One imaginary fair coin: the first group alone must not decide for the whole pool.
-        weights = self._counts / faded
-        center = (float(weights @ rates) + 0.5) / (float(weights.sum()) + 1)
+        sampling = smoothed * (1 - smoothed) / self._counts
+        # One imaginary fair coin: the first group alone must not decide for the whole pool. Age
+        # does not count here, or the pool would seem to consist of the prompts chosen lately.
+        center = (float(rates.sum()) + 0.5) / (len(rates) + 1)
         if embeddings is None:
-            return np.full(count, center)
+            # What the success rates vary beyond what their own sampling explains.
+            beyond = float(np.square(rates - center).sum() - sampling.sum())
+            variance = (max(beyond, 0.0) + self.signal_std**2) / (len(rates) + 1)
+            return np.full(count, center), np.full(count, variance)
+        faded = np.exp(np.minimum((ledger.step - self._steps) / self.patience, 30.0))
         known, asked = embeddings[: len(rates)], embeddings[len(rates) :]
-        found = posterior_mean(asked, known, rates, noise, center, self.signal_std)
-        return np.clip(found, 0.0, 1.0)
+        return posterior(asked, known, rates, sampling * faded, center, self.signal_std)

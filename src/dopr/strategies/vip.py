@@ -10,7 +10,7 @@ from dopr.errors import unknown_name
 from dopr.ledger import Ledger
 from dopr.strategies.allocation import UnequalGroups, greedy_allocation
 from dopr.strategies.base import Group, Measure, StepPlan, require
-from dopr.strategies.gaussian_process import posterior_mean
+from dopr.strategies.gaussian_process import posterior
 from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
 
@@ -113,7 +113,7 @@ class VIP(UnequalGroups):
         usual = min(max(center, 0.05), 0.95)  # a pool that looks solved may still surprise
         noise = usual * (1 - usual) / self._seen["counts"]
         squared = None if self.length_scale is None else self.length_scale**2
-        found = posterior_mean(embeddings, known, rates, noise, center, self.signal_std, squared)
+        found, _ = posterior(embeddings, known, rates, noise, center, self.signal_std, squared)
         return np.clip(found, 0.0, 1.0)
 
     def _remember(self, ids: NDArray[np.int64], embeddings: Array, groups: list[Group]) -> None:

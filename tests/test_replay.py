@@ -1,0 +1,400 @@
+"""Replaying strategies on recorded histories: reading, the record's answers, the measures."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dopr import UserError, cli, make_strategy
+from dopr.histories import History, read_histories
+from dopr.recorded import RecordedPolicy
+from dopr.replay import ReplaySettings, replay, replay_once
+from dopr.runlog import append_line
+from dopr.strategies import PRESETS, STRATEGIES, Measure, Request
+
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "histories"
+MEASURES = {
+    "informative_share",
+    "mean_p1p",
+    "regret",
+    "coverage",
+    "kept_share",
+    "rollouts_to_see_learnable",
+}
+OWN_STRATEGIES = """
+from dataclasses import dataclass
+import numpy as np
+from dopr import Measure, Request, Strategy
+
+class Base(Strategy):
+    summary, source, mark = "for a test", "here", "V"
+
+@dataclass
+class Oracle(Base):
+    name = "oracle-of-test"
+    measures = frozenset({"success_rate"})
+    prompts_per_step: int = 1
+    def step(self, prompts, ledger):
+        rates = yield Measure(tuple(range(prompts.size)), "success_rate")
+        best = np.argsort(-rates * (1 - rates), kind="stable")[: self.prompts_per_step]
+        return (yield [Request(int(i), self.num_generations) for i in best])
+
+@dataclass
+class Needy(Base):
+    name = "needy"
+    measures = frozenset({"perplexity", "embedding"})
+    def step(self, prompts, ledger):
+        yield Measure((0,), "perplexity")
+        return []
+
+@dataclass
+class Reader(Needy):
+    name, measures, reads_entropies = "reader", frozenset(), True
+
+@dataclass
+class Lazy(Base):
+    name = "lazy"
+    def step(self, prompts, ledger):
+        return (yield [Request(0, self.num_generations)]) if ledger.step == 0 else []
+
+@dataclass
+class Pilot(Base):
+    name = "pilot"
+    def step(self, prompts, ledger):
+        first = yield [Request(int(prompts.draw(1)[0]), 3)]
+        more = yield [Request(first[0].prompt_id, 5)]
+        return [first[0].join(more[0])]
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Any:
+    """Names a strategy of `OWN_STRATEGIES`."""
+    file = tmp_path / "own.py"
+    file.write_text(OWN_STRATEGIES)
+    return lambda name: f"{file}:{name}"
+
+
+def write(path: Path, content: Any) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
+def history_of(*rows: list[float], group_size: int = 8) -> History:
+    """A history of the given rates, all of one length."""
+    rates = np.array(rows, dtype=float)
+    lengths = np.full(len(rows), rates.shape[1])
+    names = tuple(str(i) for i in range(len(rows)))
+    return History(names, rates, lengths, group_size, "given")
+
+
+def shared_history() -> History:
+    files = sorted(SHARED.glob("*.json"))
+    if not files:
+        pytest.skip("../shared/data/histories is not here")
+    return read_histories(files)
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def test_gaps_and_short_histories_are_filled_and_said(tmp_path: Path) -> None:
+    content = {"a": [None, 0.5, None, 1.0], "b": [0.25, 0.75], "c": [math.nan, None, 0.0]}
+    history = read_histories([write(tmp_path / "h.json", content)])
+    assert history.names == ("a", "b", "c")
+    assert history.rates.tolist() == [[0.5, 0.5, 0.5, 1], [0.25, 0.75, 0.75, 0.75], [0, 0, 0, 0]]
+    assert history.lengths.tolist() == [4, 2, 3]
+    assert history.learnable.tolist() == [True, True, False]
+    assert (history.group_size, history.group_size_from) == (4, "inferred")
+    facts = history.facts()
+    assert facts["shortest"] == 2 and facts["signal_rate"] == pytest.approx(5 / 9)
+    assert any(note.startswith("4 missing epochs") for note in facts["notes"])
+    assert any("keeps its last value" in note for note in facts["notes"])
+    json.dumps(facts, allow_nan=False)
+
+
+def test_several_files_are_one_pool(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "1.json", {"a": [0.5]}), write(tmp_path / "2.json", {"b": [0.3]})
+    assert read_histories([one, two]).names == ("a", "b")
+    with pytest.raises(UserError, match=r"'a' of .* in another file too"):
+        read_histories([one, one])
+
+
+@pytest.mark.parametrize(
+    ("rates", "size"),
+    [([0.125, 0.5], 8), ([0.0, 1.0], 8), ([0.333, 0.667], 3), ([0.1414214, 0.7320508], 8)],
+)
+def test_the_group_size_is_the_smallest_that_fits(
+    tmp_path: Path, rates: list[float], size: int
+) -> None:
+    file = write(tmp_path / "h.json", {"a": rates})
+    assert read_histories([file]).group_size == size
+    given = read_histories([file], 16)
+    assert (given.group_size, given.group_size_from) == (16, "given")
+
+
+def test_a_ledger_is_a_history_of_one_epoch(tmp_path: Path) -> None:
+    import pandas as pd
+
+    table = {"id": ["x", "y", "z"], "visits": [2, 0, 1], "rollouts": [16, 0, 8]}
+    file = tmp_path / "ledger.parquet"
+    pd.DataFrame(table | {"mean": [0.75, np.nan, 0.0]}).to_parquet(file)
+    for source in (file, tmp_path):  # a run directory without metrics.jsonl falls back on it
+        history = read_histories([source])
+        assert history.names == ("x", "z") and history.rates.tolist() == [[0.75], [0.0]]
+        assert (history.group_size, history.group_size_from) == (8, "record")
+        assert any("1 prompts without a scored rollout" in note for note in history.notes)
+    pd.DataFrame(table).to_parquet(file)
+    with pytest.raises(UserError, match=r"cannot be read as a run's ledger\.parquet"):
+        read_histories([file])
+
+
+def test_a_run_directory_is_read_in_order_of_its_steps(tmp_path: Path) -> None:
+    steps = [(["p", "q"], [0.5, None]), (["p", "r"], [0.75, 0.0]), (["p"], [1.0])]
+    for number, (names, success) in enumerate(steps):
+        row = {"step": number, "select/prompt_ids": names, "select/success": success}
+        append_line(tmp_path / "metrics.jsonl", row)
+    (tmp_path / "config.yaml").write_text("num_generations: 4\n")
+    history = read_histories([tmp_path])
+    assert history.names == ("p", "r")
+    assert history.rates.tolist() == [[0.5, 0.75, 1.0], [0.0, 0.0, 0.0]]
+    assert (history.group_size, history.group_size_from) == (4, "record")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "cannot be read as JSON"),
+        ("[1]", "must be a JSON object"),
+        ({}, "holds no prompt"),
+        ({"a": []}, "a list without any epoch"),
+        ({"a": 0.5}, "has no list of per-epoch accuracies"),
+        ({"a": [0.5], "b": [0.5, "x"]}, "prompt 'b' of"),
+        ({"a": [0.5, True]}, "which is no number"),
+        ({"a": [None, None]}, "only null"),
+        ({"a": [0.5, 1.5]}, "1.5 at epoch 1"),
+        ({"a": [-1]}, "between 0 and 1"),
+        ('{"a": [Infinity]}', "between 0 and 1"),
+        (f'{{"a": [1{"0" * 400}]}}', "between 0 and 1"),
+    ],
+)
+def test_files_that_are_no_history_are_refused_in_one_line(
+    tmp_path: Path, content: Any, said: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main(["replay", str(write(tmp_path / "h.json", content))]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0]
+
+
+@pytest.mark.parametrize("name", ["nowhere.json", "nowhere.parquet", "."])
+def test_missing_histories_are_refused(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.main(["replay", str(tmp_path / name)]) == 2
+    assert "a run directory" in capsys.readouterr().err
+
+
+# -- the record's answers --------------------------------------------------------------------
+
+
+def test_a_whole_group_is_the_recorded_outcome_in_random_order() -> None:
+    policy = RecordedPolicy(history_of([0.375], [0.0], [1.0]), budget=10**6, seed=0)
+    seen = set()
+    for step in range(50):
+        policy.begin_step(step, 0)
+        groups = policy.roll_out([Request(i, 8) for i in range(3)])
+        assert [g.rewards.sum() for g in groups] == [3, 0, 8]
+        assert all(g.tokens.tolist() == [1] * 8 and g.step == step for g in groups)
+        seen.add(tuple(groups[0].rewards))
+    assert len(seen) > 10
+
+
+def test_within_a_step_the_recorded_rollouts_are_handed_out_once() -> None:
+    policy = RecordedPolicy(history_of([0.375], [0.0]), budget=10**6, seed=0)
+    pilots = []
+    for step in range(2000):
+        policy.begin_step(step, 0)
+        pilot, rest, beyond = policy.roll_out([Request(0, 3), Request(0, 5), Request(1, 40)])
+        assert pilot.rewards.sum() + rest.rewards.sum() == 3
+        pilots.append(pilot.rewards.sum())
+        assert beyond.num_rollouts == 40 and beyond.rewards.sum() <= 3
+    # Three drawn from eight of which three are right: the hypergeometric mean and variance.
+    assert np.mean(pilots) == pytest.approx(9 / 8, abs=0.06)
+    assert np.var(pilots) == pytest.approx(3 * (3 / 8) * (5 / 8) * (5 / 7), abs=0.06)
+
+
+def test_beyond_the_record_rollouts_are_coin_flips_with_the_smoothed_rate() -> None:
+    # The prompt's rate over its record is (4 + 8 + 0.5) / 17, one imaginary rollout of it joins.
+    policy = RecordedPolicy(history_of([0.5, 1.0]), budget=1000, seed=1)
+    policy.begin_step(1, 999)
+    assert policy.epoch == 1
+    rewards = policy.roll_out([Request(0, 50_000)])[0].rewards[8:]
+    assert rewards.mean() == pytest.approx((8 + 12.5 / 17) / 9, abs=0.005)
+
+
+def test_recorded_once_flips_coins_until_the_next_epoch() -> None:
+    policy = RecordedPolicy(history_of([0.5, 1.0]), 100, 0, recorded_once=True)
+    sums = []
+    for step in range(200):
+        policy.begin_step(step, 0)
+        sums.append(policy.roll_out([Request(0, 8)])[0].rewards.sum())
+    assert sums[0] == 4 and len(set(sums)) > 3
+    policy.begin_step(200, 50)
+    assert policy.roll_out([Request(0, 8)])[0].rewards.sum() == 8
+
+
+def test_time_moves_with_the_rollouts_spent() -> None:
+    policy = RecordedPolicy(history_of([0.0, 0.5, 1.0], [0.5, 0.5, 0.25]), budget=90, seed=0)
+    for spent, epoch in ((0, 0), (29, 0), (30, 1), (60, 2), (89, 2), (500, 2)):
+        policy.begin_step(0, spent)
+        assert policy.epoch == epoch
+    values, tokens = policy.measure(Measure((1, 0), "success_rate"))
+    assert values.tolist() == [0.25, 1.0] and tokens == 0
+    assert policy.spread == [0.0, 0.1875] and policy.best == [0.1875, 0.09375]
+    with pytest.raises(UserError, match="perplexity"):
+        policy.measure(Measure((0,), "perplexity"))
+
+
+# -- measures --------------------------------------------------------------------------------
+
+
+def test_measures_by_hand(own: Any) -> None:
+    # Prompt 0 is always solved, 1 is a fair coin that is solved in the second half, 2 the reverse.
+    history = history_of([1, 1], [0.5, 1], [0, 0.5])
+    settings = ReplaySettings(rollouts=48, group_size=8, visits=2)
+    fixed = replay_once(history, make_strategy("one_shot", prompt=1), settings, 0)
+    assert fixed["informative_share"] == 0.5 and fixed["mean_p1p"] == 0.125
+    assert fixed["regret"] == 0.125 and fixed["coverage"] == pytest.approx(1 / 3)
+    assert fixed["kept_share"] == 1.0 and fixed["steps"] == 6 and fixed["rollouts"] == 48
+    assert fixed["rollouts_to_see_learnable"] is None
+    around = replay_once(history, make_strategy("uniform"), settings, 0)
+    assert around["coverage"] == 1.0 and around["rollouts_to_see_learnable"] in (40, 48)
+    oracle = replay_once(history, make_strategy(own("Oracle")), settings, 0)
+    assert oracle["informative_share"] == 1.0 and oracle["regret"] == 0.0
+    assert oracle["rollouts_to_see_learnable"] == 40
+    pilot = replay_once(history, make_strategy(own("Pilot")), settings, 0)
+    assert pilot["steps"] == 6 and pilot["kept_share"] == 1.0
+
+
+def test_random_choice_and_oracle_are_the_two_ends_on_the_shared_history(own: Any) -> None:
+    history = shared_history()
+    names = ["uniform-1", own("Oracle"), *({"oracle"} & STRATEGIES.keys())]
+    result = replay(history, names, settings=ReplaySettings(rollouts=24_200, seeds=2))
+    found = result["strategies"]
+    assert {entry["rollouts"] for entry in found.values()} == {24_200}
+    assert found["uniform-1"]["informative_share"]["mean"] == pytest.approx(0.5, abs=0.05)
+    for name in names[1:]:
+        assert found[name]["informative_share"]["mean"] > 0.97, name
+        assert abs(found[name]["regret"]["mean"]) < 0.02
+
+
+def test_every_strategy_replays_awkward_histories() -> None:
+    awkward = [
+        history_of([0.5]),
+        history_of([0.0, 0.0], [1.0, 1.0]),
+        history_of(*[[i / 8, 1 - i / 8, 0.5] for i in range(9)]),
+    ]
+    for history in awkward:
+        for group_size in (2, 8, 12):
+            settings = ReplaySettings(rollouts=150, group_size=group_size, seeds=1)
+            result = replay(history, settings=settings)
+            json.dumps(result, allow_nan=False)
+            assert result["strategies"].keys() | result["skipped"].keys() == {*STRATEGIES, *PRESETS}
+            assert {"uniform", "dopr", "one_shot"} <= result["strategies"].keys()
+
+
+def test_the_same_seed_gives_the_same_replay() -> None:
+    history = history_of(*np.random.default_rng(0).integers(0, 9, (30, 5)) / 8)
+    settings = ReplaySettings(seeds=2, rollouts=2000)
+    first, second = (replay(history, ["dopr", "uniform-1"], {}, settings) for _ in range(2))
+    assert first == second
+
+
+def test_what_a_record_cannot_tell_is_said(own: Any) -> None:
+    history, settings = history_of([0.5, 0.25]), ReplaySettings(seeds=1)
+    names = [own("Needy"), own("Reader"), "uniform"]
+    result = replay(history, names, settings=settings)
+    assert list(result["strategies"]) == ["uniform"]
+    said = "needs embedding and perplexity of the policy: not replayable"
+    assert result["skipped"][names[0]] == said
+    assert "each rollout's entropy" in result["skipped"][names[1]]
+    with pytest.raises(UserError, match="needs embedding and perplexity"):
+        replay(history, names[:1], settings=settings)
+
+
+def test_a_strategy_that_stops_rolling_out_ends_the_run(own: Any) -> None:
+    history, settings = history_of([0.5]), ReplaySettings(rollouts=100, group_size=8)
+    result = replay_once(history, make_strategy(own("Lazy")), settings, 0)
+    assert result["rollouts"] == 8 and result["steps"] == 1001
+
+
+def test_prompts_per_step_is_set_where_nobody_else_sets_it() -> None:
+    history = history_of(*[[0.5]] * 8)
+    settings = ReplaySettings(rollouts=320, group_size=8, prompts_per_step=4, seeds=1)
+    options = {"dopr": {"prompts_per_step": 2}}
+    found = replay(history, ["uniform", "uniform-1", "dopr", "one_shot"], options, settings)
+    steps = {name: entry["steps"] for name, entry in found["strategies"].items()}
+    assert steps == {"uniform": 10, "uniform-1": 40, "dopr": 20, "one_shot": 40}
+
+
+# -- the command -----------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_contract(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = str(write(tmp_path / "h.json", {str(i): [i / 8, 0.5] for i in range(9)}))
+    words = ["replay", file, "--seeds", "2", "--rollouts", "400"]
+    assert cli.main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert "counterfactual" in result["note"] and result["history"]["prompts"] == 9
+    assert {"uniform-1", "dopr"} <= result["strategies"].keys()
+    for entry in result["strategies"].values():
+        assert entry.keys() >= MEASURES and entry["rollouts"] >= 400
+        assert all({"mean", "low", "high"} <= entry[measure].keys() for measure in MEASURES)
+    shares = [entry["informative_share"]["mean"] for entry in result["strategies"].values()]
+    assert shares == sorted(shares, reverse=True)
+    assert cli.main([*words, "--strategies", "dopr", "one_shot"]) == 0
+    shown = capsys.readouterr().out
+    assert "counterfactual" in shown and "never (0/2)" in shown and "uniform" not in shown
+
+
+def test_options_reach_the_strategy(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    file = str(write(tmp_path / "h.json", {str(i): [float(i == 3) / 2] for i in range(5)}))
+    words = ["replay", file, "--json", "--strategies", "one_shot", "--strategy-args"]
+    assert cli.main([*words, "one_shot.prompt=3", "one_shot.copies=1"]) == 0
+    entry = json.loads(capsys.readouterr().out)["strategies"]["one_shot"]
+    assert entry["informative_share"]["mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--strategies", "dorp"], "did you mean 'dopr'"),
+        (["--strategies", "dopr", "--strategy-args", "dopr.candidats=3"], "'candidates'"),
+        (["--strategies", "dopr", "--strategy-args", "dopr.candidates=0"], "candidates is 0"),
+        (["--strategies", "dopr", "--strategy-args", "candidates=3"], "NAME.option=value"),
+        (["--strategies", "dopr", "--strategy-args", "uniform.x=3"], "among those replayed"),
+        (["--strategy-args", "one_shot.prompt=77"], "prompt 77 is not in the pool"),
+        (["--seeds", "0"], "seeds is 0"),
+        (["--rollouts", "0"], "rollouts is 0"),
+        (["--recorded-group-size", "0"], "group size is 0"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tmp_path: Path, words: list[str], said: str, capsys: pytest.CaptureFixture
+) -> None:
+    file = str(write(tmp_path / "h.json", {"a": [0.5, 0.25]}))
+    assert cli.main(["replay", file, *words]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and said in lines[0]
+
+
+def test_a_replay_loads_no_model_library(tmp_path: Path) -> None:
+    file = write(tmp_path / "h.json", {"a": [0.5, 0.25]})
+    code = f"import sys; from dopr import cli; cli.main(['replay', {str(file)!r}, '--json']); "
+    code += "assert not {'torch', 'trl', 'transformers', 'pandas'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
