@@ -7,7 +7,7 @@ from dopr.driver import Driver
 from dopr.ledger import Ledger
 from dopr.strategies import DoPR, Group, Measure, Request
 from dopr.strategies.gaussian_process import median_squared_length, posterior
-from dopr.strategies.shared_rates import Rates
+from dopr.strategies.shared_rates import Known, Rates
 from dopr.stream import PromptStream
 
 
@@ -137,3 +137,34 @@ def test_pairing_takes_hard_and_easy_prompts_by_turns() -> None:
     # Best easy 1 and 0, best hard 3; without pairing the easy 1, 0 and 2 would be taken.
     assert set(chosen.tolist()) == {1, 3, 0}
     assert set(strategy.choose(scores, PromptStream(5)).tolist()) == {1, 0, 2}
+
+
+def test_patience_is_found_from_prompts_that_are_met_again() -> None:
+    def found(move: float) -> float:
+        """The patience after 300 visits, three steps apart, between which a rate jumps by chance."""
+        rng = np.random.default_rng(0)
+        strategy, ledger, rate = DoPR(prior="predicted"), Ledger(1, discount=0.5), 0.5
+        for _ in range(300):
+            before = Known.of(np.array([0]), ledger)
+            groups = [group(0, list((rng.random(8) < rate) * 1.0), ledger.step)]
+            ledger.observe(groups)
+            strategy.watch_drift(groups, before, ledger)
+            for _ in range(3):
+                ledger.end_step()
+            rate = float(np.clip(rate + rng.choice([-move, move]), 0.05, 0.95))
+        return strategy.patience_now
+
+    assert found(0.3) < 25 < 40 < found(0.0)
+    assert DoPR(prior="predicted", patience=7.0).patience_now == 7.0
+
+
+def test_drift_by_hand() -> None:
+    strategy, ledger = DoPR(prior="predicted", signal_std=0.5), Ledger(1)
+    before = Known(np.array([0]), np.array([0.25]), np.array([4.0]), np.array([3.0]))
+    ledger.observe([group(0, [0, 1])])  # the scale of the rewards
+    strategy.watch_drift([group(0, [1, 1, 1, 0])], before, ledger)
+    # Moved by 1/2; by chance v (1/4 + 1/4) with v = m (1 - m), m = (1 + 3 + 1/2) / 9 = 1/2.
+    assert strategy._moved == pytest.approx(0.25 - 0.25 * 0.5)
+    assert strategy._movable == pytest.approx(2 * 0.25 * 3)
+    first = 8 * 2 * 0.25
+    assert strategy.patience_now == pytest.approx((1.5 + first * 30) / (0.125 + first))

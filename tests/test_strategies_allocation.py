@@ -358,3 +358,8 @@ def test_vip_learns_success_from_embeddings_and_bounds_its_memory() -> None:
         for g in driver.step(roll_out, measure).generated:
             sizes[success[g.prompt_id]].append(g.num_rollouts)
     assert np.mean(sizes[0.5]) > 1.5 * np.mean(sizes[0.0] + sizes[1.0])
+
+
+def test_knapsack_takes_rates_that_are_all_but_certain() -> None:
+    rates, seen = np.array([1e-20, 0.0, 0.5, 1.0]), np.ones(4, dtype=bool)
+    assert Knapsack(num_generations=8).allocate(rates, seen).sum() == 32

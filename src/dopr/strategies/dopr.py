@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dopr.errors import unknown_name
 from dopr.ledger import VOLATILITY_KINDS, Ledger, VolatilityKind
 from dopr.strategies.base import Request, StepPlan, require
-from dopr.strategies.shared_rates import Rates, SharedRates
+from dopr.strategies.shared_rates import Known, Rates, SharedRates
 from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
 
@@ -95,7 +95,10 @@ class DoPR(SharedRates):
             f"discount is {self.discount}; it must lie in (0, 1]",
         )
         require(self.prior_strength > 0, "prior_strength must be positive")
-        require(self.patience > 0, f"patience is {self.patience}; it must be positive")
+        require(
+            self.patience is None or self.patience > 0,
+            f"patience is {self.patience}; it must be positive",
+        )
         for kind, value, known in (
             ("volatility", self.volatility, VOLATILITY_KINDS),
             ("entropy modulation", self.entropy, ENTROPY_KINDS),
@@ -120,8 +123,11 @@ class DoPR(SharedRates):
             success = known if rates is None else rates.mean
         chosen = self.choose(scores, prompts, success)
         self._explain(scores, chosen)
+        before = Known.of(candidates[chosen], ledger)
         groups = yield [Request(int(i), self.num_generations) for i in candidates[chosen]]
-        self.remember(groups)
+        if self.prior == "predicted":
+            self.watch_drift(groups, before, ledger)
+            self.remember(groups)
         return groups
 
     def score(

@@ -94,7 +94,9 @@ class Knapsack(UnequalGroups):
         """Rollouts after which all these prompts have informative groups, but for bad luck."""
         if not rates.size:
             return 0
-        needed = np.log(1 - self.confidence) / np.log(np.maximum(rates, 1 - rates))
+        # A rate so near to 0 or 1 that its logarithm vanishes needs all there are.
+        decay = np.maximum(-np.log(np.maximum(rates, 1 - rates)), 1e-12)
+        needed = -np.log(1 - self.confidence) / decay
         return int(np.minimum(needed, high).astype(np.int64).sum())
 
     def _spread_surplus(

@@ -16,8 +16,35 @@ from dopr.strategies.success import to_unit
 Array = NDArray[np.float64]
 
 
+# Where patience is found from the data: what to begin with (steps), its weight in prompts met
+# again, and how far back that goes.
+FIRST_PATIENCE, FIRST_WEIGHT, KEEP_DRIFT = 30.0, 8.0, 0.99
+
 # Bounds of what a prediction may be worth, in rollouts: never nothing, never beyond doubt.
 FEWEST, MOST = 0.25, 32.0
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the ledger knew of some prompts; arrays of shape (k,).
+
+    Attributes:
+        ids: the prompts.
+        mean: mean reward in [0, 1].
+        weight: rewards behind it, 0 for a prompt never visited.
+        age: steps since.
+    """
+
+    ids: NDArray[np.int64]
+    mean: Array
+    weight: Array
+    age: Array
+
+    @classmethod
+    def of(cls, ids: NDArray[np.int64], ledger: Ledger) -> "Known":
+        weight = np.where(ledger.visits[ids] > 0, ledger.weight[ids], 0.0)
+        age = np.asarray(ledger.step - ledger.last_step[ids], dtype=np.float64)
+        return cls(ids, to_unit(ledger.mean[ids], ledger), weight, age)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +82,8 @@ class SharedRates(EmbeddingStrategy):
     rates over prompts.
 
     Args:
-        patience: steps after which what was seen counts 1/e.
+        patience: steps after which what was seen counts 1/e; None finds it from how far prompts
+            that are met again have moved.
         prior_rollouts: k, how many rollouts the prediction is worth; None takes it from s^2.
         memory: prompts behind the prediction, those rolled out last.
         signal_std: spread of success rates over a pool that the regression expects.
@@ -66,7 +94,7 @@ class SharedRates(EmbeddingStrategy):
     measures = frozenset()
     may_measure = frozenset({"embedding"})
 
-    patience: float = 30.0
+    patience: float | None = None
     prior_rollouts: float | None = None
     memory: int = 256
     signal_std: float = 0.35
@@ -77,6 +105,10 @@ class SharedRates(EmbeddingStrategy):
     _means: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _counts: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _steps: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
+    # Sums over prompts met again: squared moves beyond chance, and what these would be at a
+    # patience of one step.
+    _moved: float = field(default=0.0, init=False, repr=False)
+    _movable: float = field(default=0.0, init=False, repr=False)
 
     def remember(self, groups: list[Group]) -> None:
         """Keep finished groups for the prediction, of each prompt the newest."""
@@ -91,6 +123,40 @@ class SharedRates(EmbeddingStrategy):
         for name, values in new.items():
             known = np.concatenate([getattr(self, name)[kept], values])
             setattr(self, name, known[-self.memory :])
+
+    @property
+    def patience_now(self) -> float:
+        """Steps after which what was seen counts 1/e, as given or as found so far."""
+        if self.patience is not None:
+            return self.patience
+        first = FIRST_WEIGHT * 2 * self.signal_std**2
+        moved = max(self._moved, 0.0) + first
+        return (self._movable + first * FIRST_PATIENCE) / moved
+
+    def watch_drift(self, groups: list[Group], before: "Known", ledger: Ledger) -> None:
+        """Learn from prompts met again how fast success rates move.
+
+        A rate that returns to the pool's mean within `patience` steps has moved after a steps by
+        2 s^2 a / patience in the mean square (Ornstein-Uhlenbeck, a small against it), where s is
+        the spread of the pool. What was seen differs by chance besides, which is taken off.
+
+        Args:
+            groups: finished ones.
+            before: what was known of their prompts before.
+            ledger: scale of the rewards.
+        """
+        for group in groups:
+            place = np.flatnonzero(before.ids == group.prompt_id)
+            if not group.scored.size or not place.size or before.weight[place[0]] <= 0:
+                continue
+            old, weight, age = (
+                float(c[place[0]]) for c in (before.mean, before.weight, before.age)
+            )
+            new, count = float(to_unit(group.mean, ledger)), group.scored.size
+            middle = (old * weight + new * count + 0.5) / (weight + count + 1)
+            chance = middle * (1 - middle) * (1 / weight + 1 / count)
+            self._moved = KEEP_DRIFT * self._moved + (new - old) ** 2 - chance
+            self._movable = KEEP_DRIFT * self._movable + 2 * self.signal_std**2 * age
 
     def rates_now(self, ids: NDArray[np.int64], embeddings: Array | None, ledger: Ledger) -> Rates:
         """Posteriors of the success rates of prompts, ids of shape (k,).
@@ -108,11 +174,8 @@ class SharedRates(EmbeddingStrategy):
             worth = np.clip(spread / np.maximum(variance, 1e-9) - 1, FEWEST, MOST)
         else:
             worth = np.full(len(ids), self.prior_rollouts)
-        age = ledger.step - ledger.last_step[ids]
-        weight = np.where(
-            ledger.visits[ids] > 0, ledger.weight[ids] * np.exp(-age / self.patience), 0.0
-        )
-        own = to_unit(ledger.mean[ids], ledger)
+        known = Known.of(ids, ledger)
+        weight, own = known.weight * np.exp(-known.age / self.patience_now), known.mean
         return Rates(worth * center + weight * own, worth * (1 - center) + weight * (1 - own))
 
     def _predict(self, count: int, embeddings: Array | None, ledger: Ledger) -> tuple[Array, Array]:
@@ -131,6 +194,6 @@ class SharedRates(EmbeddingStrategy):
             beyond = float(np.square(rates - center).sum() - sampling.sum())
             variance = (max(beyond, 0.0) + self.signal_std**2) / (len(rates) + 1)
             return np.full(count, center), np.full(count, variance)
-        faded = np.exp(np.minimum((ledger.step - self._steps) / self.patience, 30.0))
+        faded = np.exp(np.minimum((ledger.step - self._steps) / self.patience_now, 30.0))
         known, asked = embeddings[: len(rates)], embeddings[len(rates) :]
         return posterior(asked, known, rates, sampling * faded, center, self.signal_std)
