@@ -40,6 +40,7 @@ def words(folder: Path, model_dir: Path, **changes: Any) -> list[str]:
         "max_completion_length": 6,
         "learning_rate": 1e-2,
         "strategy_args.candidates": 8,
+        "strategy_args.prompts_per_step": 1,
         "threads": 1,
         "seed": 5,
     } | changes

@@ -27,5 +27,5 @@ def test_script_runs_with_one_import_changed(
     output = tmp_path / "out"
     subprocess.run([sys.executable, script, tiny_model_dir, data, output], check=True, timeout=250)
     rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
-    assert [row["rollout/rollouts_total"] for row in rows] == [4, 8, 12, 16, 20]
+    assert [row["rollout/rollouts_total"] for row in rows] == [8, 16, 24, 32, 40]
     assert (output / "final" / "model.safetensors").is_file()

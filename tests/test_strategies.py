@@ -117,7 +117,7 @@ def test_dopr_chooses_the_k_best_and_breaks_ties_by_the_seeded_stream() -> None:
 
 def test_dopr_finds_the_informative_prompts() -> None:
     success = np.array([0.0] * 20 + [0.5] * 4 + [1.0] * 20)
-    driver = Driver(DoPR(candidates=44, num_generations=8), PromptStream(44, seed=1))
+    driver = Driver(DoPR(candidates=44, prompts_per_step=1), PromptStream(44, seed=1))
     roll_out = bernoulli_pool(success)
     outcomes = [driver.step(roll_out) for _ in range(200)]
     assert np.mean([o.signal_rate for o in outcomes[100:]]) > 0.9

@@ -221,17 +221,18 @@ def test_plain_grpo_config_gives_dopr_with_defaults(tmp_path: Path) -> None:
     )
     trainer.train()
     assert trainer.driver.strategy.name == "dopr"
-    assert trainer.driver.spent.rollouts == 4 * 4  # one prompt x num_generations a step
+    assert trainer.driver.spent.rollouts == 4 * 8  # two prompts of 4 fill the batch of 8
 
 
 def test_chat_dataset_trains(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, dataset=make_dataset(chat=True))
     trainer.train()
-    assert trainer.driver.spent.rollouts == 16
+    assert trainer.driver.spent.rollouts == 32
 
 
 def test_choice_is_explained_in_the_metrics(tmp_path: Path) -> None:
-    make_trainer(tmp_path, strategy_args={"candidates": 8}).train()
+    options = {"candidates": 8, "prompts_per_step": 1, "prior": "pool"}
+    make_trainer(tmp_path, strategy_args=options).train()
     rows = metrics(tmp_path)
     assert rows[0]["select/volatility"] == 1.0  # nothing seen yet: a fair coin is assumed
     for row in rows:

@@ -211,7 +211,7 @@ def batch_shape(settings: TrainSettings) -> tuple[int, int]:
     """Rollouts in a forward pass and passes in an update; what is not set fits the strategy."""
     options = {"num_generations": settings.num_generations} | settings.strategy_args
     strategy = make_strategy(settings.strategy, **options)
-    prompts = getattr(strategy, "prompts_per_step", 1) or 8
+    prompts = getattr(strategy, "prompts_per_step", 1) or strategy.usual_prompts
     rows = prompts * settings.num_generations
     batch, passes = settings.batch_size, settings.gradient_accumulation_steps
     if batch is None:

@@ -131,10 +131,14 @@ class DoPRTrainer(GRPOTrainer):
             strategy = make_strategy(strategy or self._settings.strategy, **options)
         size, seed = len(self._pool), self.args.seed
         stream = PromptStream(size, seed)
-        if isinstance(strategy, Uniform) and strategy.prompts_per_step is None:
-            # Without options uniform choice is plain GRPO: the trainer's batch and its order.
-            strategy.prompts_per_step = self.args.generation_batch_size // self.num_generations
-            stream = OfferedStream(size, seed)
+        if getattr(strategy, "prompts_per_step", 1) is None:
+            room = max(1, self.args.generation_batch_size // self.num_generations)
+            if isinstance(strategy, Uniform):
+                # Without options uniform choice is plain GRPO: the trainer's batch and its order.
+                strategy.prompts_per_step = room
+                stream = OfferedStream(size, seed)
+            else:
+                vars(strategy)["prompts_per_step"] = min(strategy.usual_prompts, room)
         if strategy.replays and self.accelerator.num_processes > 1:
             raise UserError(
                 f"strategy {strategy.name!r} keeps rollouts for later steps, which works on one "

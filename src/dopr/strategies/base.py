@@ -178,6 +178,9 @@ class Strategy(ABC):
     groups of earlier steps may be returned, `reads_entropies` that it needs each rollout's
     mean token entropy (either costs a forward pass a rollout).
 
+    `usual_prompts` is what a `prompts_per_step` of None stands for, where the trainer's batch holds
+    as many.
+
     Fields declared with `init=False` are its state: they are saved and restored with the run. They
     may hold plain values, arrays, groups, and lists or dicts (with text as keys) of these.
     """
@@ -189,6 +192,7 @@ class Strategy(ABC):
     pays: ClassVar[Literal["pre", "post"]] = "pre"
     measures: ClassVar[frozenset[str]] = frozenset()
     may_measure: ClassVar[frozenset[str]] = frozenset()
+    usual_prompts: ClassVar[int] = 8
     replays: ClassVar[bool] = False
     reads_entropies: ClassVar[bool] = False
 

@@ -42,7 +42,8 @@ class DoPR(SharedRates):
 
     Args:
         candidates: prompts drawn each step to choose from; 0 < candidates.
-        prompts_per_step: how many of them are rolled out, the k best.
+        prompts_per_step: how many of them are rolled out, the k best. None takes four, or as many
+            as the trainer's batch holds; 1 is the paper's one shot.
         exploration: c, the weight of the bonus.
         discount: lambda in (0, 1], how past rewards of a prompt fade at each visit.
         volatility: `total`, `within` or `between`; see `Ledger.volatility`.
@@ -67,9 +68,10 @@ class DoPR(SharedRates):
     summary = "the most informative prompt of a candidate batch, by volatility and exploration"
     source = "DoPR, arXiv 2602.00815 (reconstructed)"
     mark = "I"
+    usual_prompts = 4
 
     candidates: int = 64
-    prompts_per_step: int = 1
+    prompts_per_step: int | None = None
     exploration: float = 0.0
     discount: float = 0.5
     volatility: VolatilityKind = "total"
@@ -83,7 +85,7 @@ class DoPR(SharedRates):
     def __post_init__(self) -> None:
         require(self.candidates >= 1, f"candidates is {self.candidates}; it must be at least 1")
         require(
-            1 <= self.prompts_per_step <= self.candidates,
+            self.prompts_per_step is None or 1 <= self.prompts_per_step <= self.candidates,
             f"prompts_per_step is {self.prompts_per_step}; it must lie between 1 and candidates "
             f"({self.candidates})",
         )
@@ -174,7 +176,7 @@ class DoPR(SharedRates):
             success: with `pairing`, success rates in [0, 1], shape (k,): half of the choice is then
                 the best of those below 1/2, half the best of the others, as far as there are any.
         """
-        wanted = self.prompts_per_step
+        wanted = self.prompts_per_step or self.usual_prompts
         if wanted == 1:
             best = (scores.score == scores.score.max()).nonzero()[0]
             # NumPy draws nothing for a single one either, but takes its time.
