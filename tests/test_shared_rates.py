@@ -141,7 +141,7 @@ def test_pairing_takes_hard_and_easy_prompts_by_turns() -> None:
 
 def test_patience_is_found_from_prompts_that_are_met_again() -> None:
     def found(move: float) -> float:
-        """The patience after 300 visits, three steps apart, between which a rate jumps by chance."""
+        """Patience after 300 visits, three steps apart, between which a rate jumps by chance."""
         rng = np.random.default_rng(0)
         strategy, ledger, rate = DoPR(prior="predicted"), Ledger(1, discount=0.5), 0.5
         for _ in range(300):

@@ -91,6 +91,33 @@ def is_plain_batch(
     )
 
 
+def whole_batch(
+    kept: list[Group], advantages: NDArray[np.float64] | None, accelerator: Any
+) -> dict[str, Any]:
+    """TRL's own batch of a plain step, with the prompts it holds and, where given, our advantages.
+
+    Args:
+        kept: groups of one round, see `is_plain_batch`.
+        advantages: of all rollouts in order, shape (n,).
+        accelerator: the processes.
+    """
+    done: Round = kept[0].handle[0].round
+    first = accelerator.process_index * done.local_rows
+    mine = slice(first, first + done.local_rows)
+    sizes = [group.num_rollouts for group in kept]
+    batch = dict(done.batch)
+    for key, values in (
+        ("dopr_prompt", [group.prompt_id for group in kept]),
+        ("dopr_blank", [int(not group.informative) for group in kept]),
+    ):
+        batch[key] = torch.as_tensor(np.repeat(values, sizes)[mine], device=accelerator.device)
+    if advantages is not None:
+        batch["advantages"] = torch.as_tensor(
+            advantages[mine], dtype=torch.float32, device=accelerator.device
+        )
+    return batch
+
+
 def loss_mask(inputs: dict[str, Any]) -> torch.Tensor:
     """Which completion tokens count, shape (B, T)."""
     mask = inputs["completion_mask"]

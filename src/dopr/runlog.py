@@ -1,11 +1,15 @@
-"""metrics.jsonl: one JSON object a logged step, whatever trackers are on."""
+"""metrics.jsonl: one JSON object a logged step, whatever trackers are on; and what goes into it."""
 
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from dopr.checkpoint import keep_lines_until
+from dopr.driver import Driver, StepOutcome
 
 
 class StepLog:
@@ -53,3 +57,36 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def choice_metrics(driver: Driver, outcome: StepOutcome) -> dict[str, float]:
+    """What was chosen in a step and what came of it."""
+    return driver.strategy.metrics() | {"select/signal_rate": outcome.signal_rate}
+
+
+def totals(driver: Driver) -> dict[str, float]:
+    """What the run has spent so far."""
+    spent = driver.spent
+    return {
+        "select/coverage": driver.ledger.coverage,
+        "rollout/rollouts_total": spent.rollouts,
+        "rollout/generated_tokens_total": spent.generated_tokens,
+        "rollout/measured_tokens_total": spent.measured_tokens,
+        "rollout/kept_total": spent.kept,
+        "rollout/empty_steps_total": spent.empty_steps,
+        "rollout/abandoned_steps_total": spent.abandoned_steps,
+    }
+
+
+class StepClock(TrainerCallback):
+    """Counts seconds spent in training steps, leaving out evaluation and saving."""
+
+    def __init__(self, trainer: Any) -> None:
+        self._trainer = trainer
+        self._began = 0.0
+
+    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self._trainer.training_seconds += time.perf_counter() - self._began

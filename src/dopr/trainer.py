@@ -7,7 +7,6 @@ requests into groups by TRL's own generation and scoring, and `_assemble` makes 
 """
 
 import contextlib
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
-from torch.optim.lr_scheduler import LambdaLR
-from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
@@ -39,27 +36,16 @@ from dopr.microbatches import (
     pack_handle,
     shape_blank_advantages,
     unpack_handle,
+    whole_batch,
 )
 from dopr.pool import prompt_categories, prompt_names
-from dopr.runlog import StepLog
+from dopr.runlog import StepClock, StepLog, choice_metrics, totals
+from dopr.schedule import run_over_rollouts
 from dopr.strategies import Group, Measure, Request, Strategy, Uniform, make_strategy
 from dopr.stream import OfferedStream, PromptStream
+from dopr.tables import clear_table, correct_advantages
 
 _ROW = "dopr_row"  # column with a prompt's row number, only where the loader's order is used
-
-
-class _Clock(TrainerCallback):
-    """Counts seconds spent in training steps, leaving out evaluation and saving."""
-
-    def __init__(self, trainer: "DoPRTrainer") -> None:
-        self._trainer = trainer
-        self._began = 0.0
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self._began = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self._trainer.training_seconds += time.perf_counter() - self._began
 
 
 class DoPRTrainer(GRPOTrainer):
@@ -112,7 +98,7 @@ class DoPRTrainer(GRPOTrainer):
         self.driver = self._make_driver(strategy)
         if isinstance(self.driver.stream, OfferedStream):
             self.train_dataset = train_dataset.add_column(_ROW, list(range(len(train_dataset))))
-        self.add_callback(_Clock(self))
+        self.add_callback(StepClock(self))
         self._step_log = StepLog(Path(self.args.output_dir) / "metrics.jsonl")
         self._micro_batches: list[dict[str, Any]] | None = None
         self._round_rewards: NDArray[np.float64] | None = None
@@ -281,16 +267,7 @@ class DoPRTrainer(GRPOTrainer):
         budget = self._settings.rollout_budget
         scheduler = super().create_scheduler(budget or num_training_steps, optimizer)
         if budget is not None:
-            if not isinstance(scheduler, LambdaLR):
-                raise UserError(
-                    f"lr_scheduler_type {self.args.lr_scheduler_type!r} cannot run over rollouts; "
-                    "choose linear, cosine or constant"
-                )
-
-            def over_rollouts(schedule: Any) -> Any:
-                return lambda _step: schedule(min(self.driver.spent.rollouts, budget))
-
-            scheduler.lr_lambdas = [over_rollouts(each) for each in scheduler.lr_lambdas]
+            run_over_rollouts(scheduler, self.driver, budget)
         return scheduler
 
     # -- the training batch -----------------------------------------------------------------
@@ -305,12 +282,12 @@ class DoPRTrainer(GRPOTrainer):
         processes = self.accelerator.num_processes
         own_shape = is_plain_batch(outcome.kept, outcome.generated, usual, processes)
         if own_shape and self._trl_advantages_hold(outcome):
-            return self._whole_batch(outcome, None)
-        self._relog_advantages(outcome, advantages)
+            return whole_batch(outcome.kept, None, self.accelerator)
+        correct_advantages(self._logs, outcome, advantages)
         flat = np.concatenate(advantages) if advantages else np.empty(0)
         idle = settings.empty_update == "skip" and not np.any(flat)
         if own_shape and not idle:
-            return self._whole_batch(outcome, flat)
+            return whole_batch(outcome.kept, flat, self.accelerator)
         trained = [] if idle else list(zip(outcome.kept, advantages, strict=True))
         self._micro_batches = cut_micro_batches(
             trained, self.args, self.accelerator, self.loss_type, self._tokenizer.pad_token_id
@@ -324,26 +301,6 @@ class DoPRTrainer(GRPOTrainer):
             and outcome.kept[0].handle[0].round.advantages_hold
             and all(group.baseline is None and group.weights is None for group in outcome.kept)
         )
-
-    def _whole_batch(
-        self, outcome: StepOutcome, advantages: NDArray[np.float64] | None
-    ) -> dict[str, Any]:
-        done: Round = outcome.kept[0].handle[0].round
-        first = self.accelerator.process_index * done.local_rows
-        mine = slice(first, first + done.local_rows)
-        sizes = [group.num_rollouts for group in outcome.kept]
-        batch = dict(done.batch)
-        for key, values in (
-            ("dopr_prompt", [group.prompt_id for group in outcome.kept]),
-            ("dopr_blank", [int(not group.informative) for group in outcome.kept]),
-        ):
-            rows = np.repeat(values, sizes)[mine]
-            batch[key] = torch.as_tensor(rows, device=self.accelerator.device)
-        if advantages is not None:
-            batch["advantages"] = torch.as_tensor(
-                advantages[mine], dtype=torch.float32, device=self.accelerator.device
-            )
-        return batch
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         inputs = super()._prepare_inputs(generation_batch)
@@ -387,48 +344,16 @@ class DoPRTrainer(GRPOTrainer):
 
     def _log_choice(self, outcome: StepOutcome) -> None:
         """Put what was chosen and spent where TRL's `log` will find it."""
-        metrics, driver = self._metrics["train"], self.driver
-        for name, value in driver.strategy.metrics().items():
-            metrics[name].append(value)
-        metrics["select/signal_rate"].append(outcome.signal_rate)
-        metrics["select/coverage"] = [driver.ledger.coverage]
-        metrics["rollout/rollouts_total"] = [driver.spent.rollouts]
-        metrics["rollout/generated_tokens_total"] = [driver.spent.generated_tokens]
-        metrics["rollout/measured_tokens_total"] = [driver.spent.measured_tokens]
-        metrics["rollout/kept_total"] = [driver.spent.kept]
-        metrics["rollout/empty_steps_total"] = [driver.spent.empty_steps]
-        metrics["rollout/abandoned_steps_total"] = [driver.spent.abandoned_steps]
+        for name, value in choice_metrics(self.driver, outcome).items():
+            self._metrics["train"][name].append(value)
+        for name, total in totals(self.driver).items():
+            self._metrics["train"][name] = [total]
         for group in outcome.generated:
             self._step_log.chose(self.prompt_names[group.prompt_id], group.mean)
 
-    def _relog_advantages(
-        self, outcome: StepOutcome, advantages: list[NDArray[np.float64]]
-    ) -> None:
-        """Correct the completions table where TRL could not know the advantages."""
-        made = [segment for group in outcome.generated for segment in group.handle]
-        table = {id(segment): np.zeros(segment.count) for segment in made}
-        for group, values in zip(outcome.kept, advantages, strict=True):
-            trained = np.zeros(group.num_rollouts)
-            chosen = slice(None) if group.kept is None else group.kept
-            trained[chosen] = values[chosen]
-            first = 0
-            for segment in group.handle:
-                if id(segment) in table:
-                    table[id(segment)] = trained[first : first + segment.count]
-                first += segment.count
-        logged = self._logs["advantages"]
-        flat = np.concatenate([table[id(segment)] for segment in made] or [np.empty(0)])
-        for _ in range(min(len(flat), len(logged))):
-            logged.pop()
-        logged.extend(flat.tolist())
-
     def clear_completions(self) -> None:
         """Empty TRL's table of completions, or a small step would show rows of earlier ones."""
-        for name in ("prompt", "completion", "advantages", "images"):
-            self._logs[name].clear()
-        for name in ("rewards", "extra"):
-            for column in self._logs[name].values():
-                column.clear()
+        clear_table(self._logs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         training = self.model.training
