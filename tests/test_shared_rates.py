@@ -1,9 +1,13 @@
 """Success rates shared between like prompts, against numbers worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from dopr.answers import disagreement, final_answers
 from dopr.driver import Driver
+from dopr.errors import UserError
 from dopr.ledger import Ledger
 from dopr.strategies import DoPR, Group, Measure, Request
 from dopr.strategies.gaussian_process import median_squared_length, posterior
@@ -168,3 +172,30 @@ def test_drift_by_hand() -> None:
     assert strategy._movable == pytest.approx(2 * 0.25 * 3)
     first = 8 * 2 * 0.25
     assert strategy.patience_now == pytest.approx((1.5 + first * 30) / (0.125 + first))
+
+
+def test_disagreement_counts_pairs_of_different_answers() -> None:
+    # Of 6 pairs of A A B C one agrees.
+    assert disagreement(["A", "A", "B", "C"]) == pytest.approx(5 / 6)
+    assert disagreement(["A"] * 4) == 0.0 and disagreement(["A"]) == 0.0
+    texts = ["so <answer> 1  2 </answer>", r"thus \boxed{1 2}", "1 2"]
+    assert final_answers(texts) == ["1 2"] * 3
+
+
+def test_disagreement_as_volatility() -> None:
+    strategy = DoPR(volatility="disagreement", prior="pool", prompts_per_step=2, candidates=4)
+    driver = Driver(strategy, PromptStream(4, 0))
+
+    def roll_out(requests: list[Request]) -> list[Group]:
+        return [
+            replace(group(r.prompt_id, [0, 1]), disagreement=[0.0, 0.5, 1.0, 0.2][r.prompt_id])
+            for r in requests
+        ]
+
+    for _ in range(6):
+        driver.step(roll_out)
+    scores = strategy.score(np.arange(4), driver.ledger)
+    known = ~np.isnan(strategy._disagreement)
+    assert scores.volatility[known] == pytest.approx(np.array([0.0, 0.5, 1.0, 0.2])[known])
+    with pytest.raises(UserError, match="use prior 'pool'"):
+        DoPR(volatility="disagreement")

@@ -69,3 +69,12 @@ def test_a_schedule_over_rollouts_ends_with_the_budget(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["learning_rate"] for row in rows] == pytest.approx([1e-2, 7.5e-3, 5e-3, 2.5e-3])
     assert made.lr_scheduler.get_last_lr() == [0.0, 0.0]
+
+
+def test_disagreement_is_read_from_the_completions(tmp_path: Path) -> None:
+    options = {"volatility": "disagreement", "prior": "pool", "prompts_per_step": 2}
+    made = trainer(tmp_path, "dopr", strategy_args=options, max_steps=3)
+    made.train()
+    known = made.driver.strategy._disagreement[made.driver.ledger.visits > 0]
+    # Random eight-token texts of an untrained model hardly ever agree.
+    assert known.size and (known > 0.9).all()

@@ -7,6 +7,7 @@ requests into groups by TRL's own generation and scoring, and `_assemble` makes 
 """
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from trl import GRPOTrainer
 
 from dopr import checkpoint
 from dopr.advantages import compute_advantages
+from dopr.answers import disagreement, final_answers
 from dopr.config import Selection
 from dopr.driver import Driver, StepOutcome
 from dopr.entropies import EntropyTotals
@@ -104,6 +106,7 @@ class DoPRTrainer(GRPOTrainer):
         self._round_rewards: NDArray[np.float64] | None = None
         self._round_tokens: NDArray[np.int64] | None = None
         self._round_names: list[str] | None = None
+        self._round_answers: list[str] | None = None
         self._entropies: torch.Tensor | None = None
         self._entropy_totals = EntropyTotals()
         self._loss_inputs: dict[str, Any] | None = None
@@ -169,7 +172,7 @@ class DoPRTrainer(GRPOTrainer):
             batch = super()._generate_and_score_completions([dict(found[int(i)]) for i in mine])
         self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
-        entropies = self._read_rollouts(batch)
+        entropies, answers = self._read_rollouts(batch), self._round_answers
         step, groups, start = self.driver.ledger.step, [], 0
         done = Round(batch, local, regular)
         for request in requests:
@@ -181,6 +184,7 @@ class DoPRTrainer(GRPOTrainer):
                     self._round_tokens[rows],
                     step,
                     entropies=None if entropies is None else entropies[rows],
+                    disagreement=math.nan if answers is None else disagreement(answers[rows]),
                     handle=(Segment(done, start, request.num_rollouts),),
                 )
             )
@@ -261,6 +265,8 @@ class DoPRTrainer(GRPOTrainer):
             self._round_rewards = total.double().cpu().numpy()
             lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards.device)
             self._round_tokens = self.accelerator.gather(lengths).cpu().numpy()
+            if self.driver.strategy.reads_answers:
+                self._round_answers = gather_object(final_answers(completions))
         return rewards
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:

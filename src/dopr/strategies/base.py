@@ -71,6 +71,8 @@ class Group:
         entropy: mean token entropy in nats, NaN where nobody measured it.
         entropies: shape (n,), mean token entropy of each rollout; None unless the strategy
             `reads_entropies`.
+        disagreement: chance that two of the rollouts give different answers; NaN unless the
+            strategy `reads_answers`.
         handle: the driver's own references to the rollouts, a tuple; joined groups have several.
         kept: indices of the rollouts to train on, or None for all of them.
         baseline: what to subtract from the rewards instead of the group's own mean.
@@ -83,6 +85,7 @@ class Group:
     step: int = 0
     entropy: float = float("nan")
     entropies: NDArray[np.float64] | None = None
+    disagreement: float = math.nan
     handle: tuple[Any, ...] = ()
     kept: NDArray[np.int64] | None = None
     baseline: float | None = None
@@ -133,6 +136,7 @@ class Group:
             self.step,
             self.entropy,
             self.entropies,
+            self.disagreement,
             self.handle,
             indices,
             self.baseline,
@@ -175,7 +179,8 @@ class Strategy(ABC):
     Class attributes: `name`, `summary`, `source`, `mark` and `pays` fill the table of `dopr
     strategies`; `measures` lists the quantities of `Measure` that it needs, `may_measure` those
     that it does better with where the driver can answer (see `can_measure`); `replays` says that
-    groups of earlier steps may be returned, `reads_entropies` that it needs each rollout's
+    groups of earlier steps may be returned, `reads_answers` that it
+    needs the rollouts' answers compared, `reads_entropies` that it needs each rollout's
     mean token entropy (either costs a forward pass a rollout).
 
     `usual_prompts` is what a `prompts_per_step` of None stands for, where the trainer's batch holds
@@ -195,6 +200,7 @@ class Strategy(ABC):
     usual_prompts: ClassVar[int] = 8
     replays: ClassVar[bool] = False
     reads_entropies: ClassVar[bool] = False
+    reads_answers: ClassVar[bool] = False
 
     num_generations: int = field(default=8, kw_only=True)
 

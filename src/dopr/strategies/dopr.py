@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dopr.errors import unknown_name
 from dopr.ledger import VOLATILITY_KINDS, Ledger, VolatilityKind
 from dopr.strategies.base import Request, StepPlan, require
+from dopr.strategies.posterior import sized
 from dopr.strategies.shared_rates import Known, Rates, SharedRates
 from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
@@ -46,7 +47,10 @@ class DoPR(SharedRates):
             as the trainer's batch holds; 1 is the paper's one shot.
         exploration: c, the weight of the bonus.
         discount: lambda in (0, 1], how past rewards of a prompt fade at each visit.
-        volatility: `total`, `within` or `between`; see `Ledger.volatility`.
+        volatility: `total`, `within` or `between`, see `Ledger.volatility`; or `disagreement`, the
+            chance that two rollouts of the prompt's last group gave different answers, as SGAC
+            [2605.01823, S] suggests. Other than `total` goes with the priors `optimistic` and
+            `pool` only.
         entropy: what modulates the bonus. `prompt`: the prompt's mean token entropy over the mean
             of all prompts; `inverse`: one over that; `policy`: the batch's entropy over its value
             at the start; `none`: nothing.
@@ -74,12 +78,16 @@ class DoPR(SharedRates):
     prompts_per_step: int | None = None
     exploration: float = 0.0
     discount: float = 0.5
-    volatility: VolatilityKind = "total"
+    volatility: VolatilityKind | Literal["disagreement"] = "total"
     entropy: Literal["prompt", "policy", "inverse", "none"] = "prompt"
     prior: Literal["optimistic", "pool", "predicted"] = "predicted"
     prior_strength: float = 4.0
     difficulty: float = 0.0
     pairing: bool = False
+    # Disagreement in the last group of each prompt, NaN for none; shape (size,).
+    _disagreement: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty(0, np.float32), init=False, repr=False
+    )
     _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -102,12 +110,17 @@ class DoPR(SharedRates):
             f"patience is {self.patience}; it must be positive",
         )
         for kind, value, known in (
-            ("volatility", self.volatility, VOLATILITY_KINDS),
+            ("volatility", self.volatility, (*VOLATILITY_KINDS, "disagreement")),
             ("entropy modulation", self.entropy, ENTROPY_KINDS),
             ("prior", self.prior, PRIORS),
         ):
             if value not in known:
                 raise unknown_name(kind, str(value), known)
+        require(
+            self.volatility == "total" or self.prior != "predicted",
+            f"prior 'predicted' knows no volatility {self.volatility!r}; use prior 'pool'",
+        )
+        vars(self)["reads_answers"] = self.volatility == "disagreement"
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         candidates = prompts.draw(min(self.candidates, prompts.size))
@@ -130,6 +143,9 @@ class DoPR(SharedRates):
         if self.prior == "predicted":
             self.watch_drift(groups, before, ledger)
             self.remember(groups)
+        if self.reads_answers:
+            self._disagreement = sized(self._disagreement, prompts.size, np.nan)
+            self._disagreement[[g.prompt_id for g in groups]] = [g.disagreement for g in groups]
         return groups
 
     def score(
@@ -147,8 +163,10 @@ class DoPR(SharedRates):
         """
         rows: Any = slice(None) if candidates is None else candidates
         visits = ledger.visits[rows]
-        if rates is None:
-            volatility = ledger.volatility(self.volatility, candidates)
+        if rates is None and self.volatility == "disagreement":
+            volatility = self._last_disagreement(rows, len(visits))
+        elif rates is None:
+            volatility = ledger.volatility(self.volatility, candidates)  # type: ignore[arg-type]
             unseen = np.float32(self.unseen_volatility(ledger))
             volatility = np.where(visits == 0, unseen, volatility)
         else:
@@ -202,12 +220,25 @@ class DoPR(SharedRates):
         share = np.where(share > 1 - 1e-3, 1.0, share)  # rounding must not rank verdicts
         return (weight * share + 4) / (weight + 4)
 
+    def _last_disagreement(self, rows: Any, count: int) -> NDArray[np.float32]:
+        """Disagreement of prompts; where none is known, 1 or the mean of those known."""
+        known = ~np.isnan(self._disagreement)
+        usual = 1.0
+        if self.prior == "pool" and known.any():
+            seen = float(known.sum())
+            usual = (self.prior_strength + float(self._disagreement[known].sum())) / (
+                self.prior_strength + seen
+            )
+        if not len(self._disagreement):
+            return np.full(count, usual, np.float32)
+        return np.nan_to_num(self._disagreement[rows], nan=usual)
+
     def unseen_volatility(self, ledger: Ledger) -> float:
         """What a prompt never visited is assumed to score, in units of a fair coin."""
         if self.prior == "optimistic" or not ledger.visited_count:
             return 1.0
         seen = ledger.visited_count
-        known = ledger.mean_volatility(self.volatility) * seen
+        known = ledger.mean_volatility(self.volatility) * seen  # type: ignore[arg-type]
         return (self.prior_strength + known) / (self.prior_strength + seen)
 
     def _modulation(self, rows: Any, ledger: Ledger) -> NDArray[np.float32] | np.float32 | None:
