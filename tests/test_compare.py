@@ -13,6 +13,7 @@ from dopr import cli
 from dopr.compare.plan import ComparePlan, TargetPlan
 from dopr.compare.statistics import interval, median_with_interval, paired_difference, ratios
 from dopr.compare.summary import FinishedRun, arrival, final_score, summarise, target_value
+from dopr.compare.tuning import tune
 from dopr.errors import UserError
 from dopr.mapping import build
 
@@ -251,6 +252,23 @@ def test_tries_change_any_setting_and_keep_the_rest() -> None:
     assert [s.strategy_args["prompts_per_step"] for s in made] == [2, 4]
     assert [s.learning_rate for s in made] == [1e-4, 2e-4]
     assert [s.output_dir.split("/")[-2] for s in made] == ["lr-0.0001", "try-2"]
+
+
+def test_choices_of_another_comparison_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "tuning.json"
+    file.write_text(json.dumps({"strategies": {"dopr": {"chosen": {"learning_rate": 7e-5}}}}))
+    tuned = {
+        "strategies": {"dopr": {"learning_rates": [1e-4, 2e-4]}},
+        "tuning": {"from_file": str(file)},
+    }
+    made = plan(**tuned)
+    assert not made.needs_tuning("dopr")
+    found = tune(made, lambda settings, label: pytest.fail("nothing is to be run"))
+    assert found is not None
+    chosen = found["strategies"]["dopr"]["chosen"]
+    assert made.settings("dopr", 0, chosen).learning_rate == 7e-5
+    with pytest.raises(UserError, match="no tuning file"):
+        plan(tuning={"from_file": str(tmp_path / "none.json")}).check()
 
 
 def test_runs_one_by_one_make_the_same_comparison(

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from dopr.ledger import Ledger
 from dopr.progress import Progress
+from dopr.rundir import read_lines
 from dopr.runlog import append_line
 from dopr.settings import TrainSettings
 
@@ -94,6 +95,8 @@ class RunCallback(TrainerCallback):
         step, spent = state.global_step, self._trainer.driver.spent.rollouts
         every = self._settings.completions_every
         self._trainer.log_completions = bool(every) and step % every == 0
+        if step % self._trainer.steps_per_batch and step < args.max_steps:
+            return  # rollouts that are paid for are used to the end before anything else
         limit = self._settings.max_rollouts
         if limit is not None and spent >= limit:
             control.should_training_stop = control.should_save = True
@@ -101,6 +104,14 @@ class RunCallback(TrainerCallback):
             self.evaluate_now(step)
         self._rollouts_before = spent
         self._heed_interrupt(control)
+
+    def finish(self, folder: Path) -> None:
+        """End a run that was stopped after its last step: only what comes after it is done."""
+        self._trainer.restore(folder)
+        step = self._trainer.state.global_step
+        written = read_lines(self._run_dir / "eval.jsonl")
+        if self._evaluate and not any(row["step"] == step for row in written):
+            self.evaluate_now(step)
 
     def _heed_interrupt(self, control: Any) -> None:
         if self._interrupt.received is not None:

@@ -121,7 +121,10 @@ def train(
             callback = RunCallback(trainer, settings, run_dir, evaluator, progress, interrupt)
             trainer.add_callback(callback)
             with _saving_on_error(trainer, run_dir):
-                trainer.train(resume_from_checkpoint=str(found) if found else None)
+                if found and _nothing_is_left(found, settings):
+                    callback.finish(found)
+                else:
+                    trainer.train(resume_from_checkpoint=str(found) if found else None)
                 result = _result(run_dir, trainer, step_of(found) if found else None)
                 result.signal = interrupt.received
                 result.finished = result.signal is None or _is_spent(asdict(result), settings)
@@ -152,6 +155,12 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
         key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
     }
     return TrainResult(run_dir, **known, evals=read_lines(run_dir / "eval.jsonl"))
+
+
+def _nothing_is_left(found: Path, settings: TrainSettings) -> bool:
+    """Whether the run was stopped between its last step and its end."""
+    spent = checkpoint.load_state(found)["spent"]["rollouts"]
+    return _is_spent({"steps": step_of(found), "rollouts": spent}, settings)
 
 
 def _is_spent(totals: dict[str, Any], settings: TrainSettings) -> bool:
@@ -234,6 +243,7 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
     on_gpu = torch.cuda.is_available()
     batch, passes = batch_shape(settings)
     same = {name: getattr(settings, name) for name in _SAME_NAME}
+    iterations = settings.num_iterations
     bf16, checkpointing = settings.bf16, settings.gradient_checkpointing
     values: dict[str, Any] = same | {
         "output_dir": str(run_dir),
@@ -252,7 +262,8 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
         "log_completions": settings.completions_every > 0,
         "num_completions_to_print": 0,
         "save_strategy": "steps" if settings.save_every else "no",
-        "save_steps": settings.save_every or 500,
+        # Inside a reused batch nothing can be resumed exactly: the rollouts are not saved.
+        "save_steps": -(-(settings.save_every or 500) // iterations) * iterations,
         "disable_tqdm": True,
         "log_level": "error",
     }

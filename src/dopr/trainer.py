@@ -17,6 +17,7 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
+from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
@@ -405,13 +406,26 @@ class DoPRTrainer(GRPOTrainer):
             use_mtime=True,
         )
 
-    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
-        super()._load_optimizer_and_scheduler(folder)
-        if folder is None:
-            return
-        state = checkpoint.load_state(Path(folder))
-        device = self.accelerator.device
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimiser steps on one batch of rollouts."""
+        passes = self.args.steps_per_generation * self.num_iterations
+        return max(1, passes // self.args.gradient_accumulation_steps)
+
+    def restore(self, folder: Path) -> None:
+        """Take weights, counts and the strategy's state from a checkpoint, without training on."""
+        self._load_from_checkpoint(str(folder))
+        self.state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
+        self._restore_driver(folder)
+
+    def _restore_driver(self, folder: Path) -> None:
+        state, device = checkpoint.load_state(folder), self.accelerator.device
         self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device))
         self.training_seconds = state["training_seconds"]
         if self.accelerator.is_main_process:
             self._step_log.resume(self.state.global_step)
+
+    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
+        super()._load_optimizer_and_scheduler(folder)
+        if folder is not None:
+            self._restore_driver(Path(folder))

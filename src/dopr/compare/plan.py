@@ -1,6 +1,7 @@
 """What is to be compared: strategies, seeds, budgets, the target, and how rates are tuned."""
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,14 @@ class TuningPlan:
         seeds: of the tuning runs.
         max_rollouts: of a tuning run; null takes the strategy's own budget.
         rule: `area`, the metric's mean over the rollouts of the run, or `final`, its end.
+        from_file: tuning.json of another comparison (or its folder), whose choices are taken
+            instead of tuning here; a strategy that is not in it takes its first try.
     """
 
     seeds: list[int] = field(default_factory=lambda: [1000])
     max_rollouts: int | None = None
     rule: str = "area"
+    from_file: str | None = None
 
 
 @dataclass
@@ -128,6 +132,7 @@ class ComparePlan:
             if "/" in name or name.startswith("."):
                 raise UserError(f"strategy name {name!r} must be usable as a folder's name")
         self._check_tuning()
+        self.chosen_elsewhere()
         for name in self.strategies:
             for changes in self.tries(name):
                 settings = self.settings(name, self.seeds[0], changes)
@@ -178,7 +183,27 @@ class ComparePlan:
             raise UserError(f"`strategies.{name}.learning_rates` must be numbers") from None
 
     def needs_tuning(self, name: str) -> bool:
-        return len(self.tries(name)) > 1
+        return len(self.tries(name)) > 1 and self.tuning.from_file is None
+
+    def chosen_elsewhere(self) -> dict[str, Any]:
+        """What `tuning.from_file` holds; nothing where it is not given.
+
+        Raises:
+            UserError: it is missing, or no tuning.json.
+        """
+        if self.tuning.from_file is None:
+            return {"strategies": {}}
+        file = Path(self.tuning.from_file)
+        file = file / "tuning.json" if file.is_dir() else file
+        if not file.is_file():
+            raise UserError(f"there is no tuning file {str(file)!r}; finish that comparison first")
+        found = json.loads(file.read_text())
+        if not isinstance(found, dict) or "strategies" not in found:
+            raise UserError(f"{str(file)!r} is no tuning.json of a comparison")
+        return {
+            **found,
+            "strategies": {n: e for n, e in found["strategies"].items() if n in self.strategies},
+        }
 
     def settings(self, name: str, seed: int, chosen: Try) -> TrainSettings:
         """Settings of a reported run, with the try that was chosen."""

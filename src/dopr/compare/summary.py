@@ -133,8 +133,8 @@ def _strategy(
         "num_generations": settings.num_generations,
         "budget": {"max_rollouts": settings.max_rollouts, "steps": settings.steps},
     }
-    if plan.needs_tuning(name):
-        entry["learning_rate_from"] = "tuning.json"
+    if len(plan.tries(name)) > 1:
+        entry["learning_rate_from"] = plan.tuning.from_file or "tuning.json"
         entry["chosen"] = chosen
     elif plan.strategies[name].get("learning_rate_from"):
         entry["learning_rate_from"] = plan.strategies[name]["learning_rate_from"]

@@ -33,6 +33,8 @@ def tune(plan: ComparePlan, run_one: RunOne) -> dict[str, Any] | None:
         `learning_rate`, where that was tuned), the `rollouts` that tuning took, its `tries` and the
         `scores` of each, one a seed.
     """
+    if plan.tuning.from_file is not None:
+        return plan.chosen_elsewhere() | {"from_file": plan.tuning.from_file}
     result: dict[str, Any] = {
         "rule": plan.tuning.rule,
         "metric": plan.target.metric,
