@@ -86,3 +86,29 @@ def test_resume_without_a_whole_checkpoint_starts_again(
     assert train(*chosen) == 2
     assert train(*chosen, "--resume") == 0
     assert_same(run, reference)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_runs_that_reuse_rollouts_resume_exactly(
+    tmp_path: Path, tiny_model_dir: Path, how: signal.Signals
+) -> None:
+    # Three steps on each batch: a checkpoint may only lie between batches.
+    changes: dict[str, Any] = {"num_iterations": 3, "save_every": 4}
+    whole = words(tmp_path, tiny_model_dir, steps=30, output_dir=tmp_path / "whole", **changes)
+    assert train(*whole) == 0
+    assert [row["rollout/rollouts_total"] for row in rows_of(tmp_path / "whole/metrics.jsonl")][
+        :7
+    ] == [4, 4, 4, 8, 8, 8, 12]
+    chosen = words(tmp_path, tiny_model_dir, steps=30, **changes)
+    process = start("train", *chosen)
+    wait_for("run/checkpoints/*/dopr_manifest.json", tmp_path, process)
+    process.send_signal(how)
+    process.communicate(timeout=60)
+    for folder in (tmp_path / "run/checkpoints").iterdir():
+        assert int(folder.name.rpartition("-")[2]) % 3 == 0
+    assert train(*chosen, "--resume") == 0
+    assert rows_of(tmp_path / "run/metrics.jsonl") == rows_of(tmp_path / "whole/metrics.jsonl")
+    weights = [
+        (tmp_path / run / "model/model.safetensors").read_bytes() for run in ("run", "whole")
+    ]
+    assert weights[0] == weights[1]
