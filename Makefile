@@ -31,6 +31,7 @@ types: setup
 
 bench: setup
 	$(BIN)/python benchmarks/ledger_speed.py
+	$(BIN)/python benchmarks/replay_speed.py
 	$(BIN)/python benchmarks/driver_overhead.py
 
 clean:

@@ -62,6 +62,7 @@ def _spread(entry: dict[str, Any]) -> str:
 
 def _arrival(entry: dict[str, Any], settings: dict[str, Any]) -> str:
     arrival = entry["rollouts_to_see_learnable"]
-    if arrival["mean"] is None:
-        return f"never ({arrival['reached']}/{settings['seeds']})"
-    return f"{arrival['mean']:,.0f}"
+    if arrival["mean"] is not None:
+        return f"{arrival['mean']:,.0f}"
+    reached = arrival["reached"]
+    return f"in {reached} of {settings['seeds']} runs" if reached else "never"
