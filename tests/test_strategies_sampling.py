@@ -190,6 +190,19 @@ def test_pilot_commit_can_keep_solved_prompts() -> None:
     assert (4, 16) in game.asked[1]
 
 
+def test_pilot_commit_drops_only_after_enough_rollouts() -> None:
+    strategy = PilotCommit(prompts_per_step=1, drop_after=4, max_rounds=2)
+    left = {0: [[1, 1], [1, 0], [0, 1], [1, 1], [1, 1]], 1: [[0, 0]] * 9}
+    game = Game(strategy, lambda prompt, n: (left[prompt].pop(0) * n)[:n], 2)
+    game.step()  # 2 of 2, then 1 of 2: the count starts again, and prompt 0 is to be committed to
+    assert strategy._solved.tolist() == [0, 0]
+    assert game.kept() == [0] and game.asked[0][0] == (0, 6)
+    game.step()  # 2 of 2 twice
+    assert strategy._solved.tolist() == [4, 0]
+    game.step()
+    assert {prompt for asked in game.asked for prompt, _ in asked} == {1}
+
+
 def test_pilot_commit_lets_pilots_wait_four_steps_at_most() -> None:
     strategy = PilotCommit(prompts_per_step=1, num_generations=8)
     game = Game(strategy, shares([0.5] * 40), 40)

@@ -30,7 +30,7 @@ class PilotCommit(Strategy):
     Each round pilots new prompts and, in the same request, commits to prompts whose pilot passed in
     an earlier round; so the first round of a run only pilots. A pilot passes where its success rate
     lies in [defer_below, skip_above]. Above, the prompt is passed over this time; below, it is left
-    for later epochs; at `drop_from` it is never drawn again. Passed pilots wait at most
+    for later epochs; solved prompts are never drawn again. Passed pilots wait at most
     `max_staleness` steps.
 
     Args:
@@ -40,8 +40,11 @@ class PilotCommit(Strategy):
         continuation: rollouts of a commit. None takes the other 48/64.
         skip_above: success rate above which a prompt is passed over.
         defer_below: success rate below which it is left for later.
-        drop_from: success rate from which it is dropped for good, None for never. Few pilots drop
-            much too easily: 2 of 2 right says little. Once all are dropped, all come back.
+        drop_from: success rate of a pilot from which it counts as solved, None for never.
+        drop_after: pilot rollouts of such pilots in a row after which the prompt is dropped for
+            good. The source drops after one pilot, and its pilots have 16 or more rollouts; 2 of 2
+            right would drop a quarter of the very prompts that are worth most. Once all prompts are
+            dropped, all come back.
         max_staleness: steps a passed pilot may wait.
         order: which of the waiting prompts are committed to first, `random` ones (official default)
             or those whose pilot had the highest `variance` (official script of the 1.5B model).
@@ -66,18 +69,22 @@ class PilotCommit(Strategy):
     skip_above: float = 0.75
     defer_below: float = 0.125
     drop_from: float | None = 1.0
+    drop_after: int = 16
     max_staleness: int = 4
     order: Literal["random", "variance"] = "random"
     max_rounds: int = 10
     _waiting: list[Group] = field(default_factory=list, init=False, repr=False)
-    _dropped: NDArray[np.bool_] = field(
-        default_factory=lambda: np.empty(0, np.bool_), init=False, repr=False
+    # Rollouts of each prompt's solved pilots in a row, shape (size,).
+    _solved: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
     )
     _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(
-            prompts_per_step=self.prompts_per_step, candidates_factor=self.candidates_factor
+            prompts_per_step=self.prompts_per_step,
+            candidates_factor=self.candidates_factor,
+            drop_after=self.drop_after,
         )
         check_pilots(self.pilots, self.continuation, self.max_rounds)
         require(
@@ -98,7 +105,7 @@ class PilotCommit(Strategy):
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         pilots, rest = split_group(self.num_generations, 16 / 64, self.pilots, self.continuation)
-        self._dropped = sized(self._dropped, prompts.size, False)
+        self._solved = sized(self._solved, prompts.size, 0)
         batch: list[Group] = []
         unfit: list[Group] = []
         rounds = passed = 0
@@ -122,7 +129,7 @@ class PilotCommit(Strategy):
             "select/rounds": float(rounds),
             "select/pilots_passed": passed / max(passed + len(unfit), 1),
             "select/waiting": float(len(self._waiting)),
-            "select/dropped_share": float(self._dropped.mean()),
+            "select/dropped_share": float(np.mean(self._solved >= self.drop_after)),
         }
         return batch or unfit[: self.prompts_per_step]
 
@@ -133,17 +140,18 @@ class PilotCommit(Strategy):
         return [self._waiting[i] for i in prompts.rng.permutation(len(self._waiting))]
 
     def _draw(self, prompts: PromptStream, batch: list[Group]) -> list[int]:
-        if self._dropped.all():
-            self._dropped[:] = False
+        dropped = np.flatnonzero(self._solved >= self.drop_after)
+        if len(dropped) == prompts.size:
+            self._solved[:], dropped = 0, dropped[:0]
         busy = [group.prompt_id for group in batch + self._waiting]
-        excluded = {*busy, *np.flatnonzero(self._dropped).tolist()}
+        excluded = {*busy, *dropped.tolist()}
         return draw_new(prompts, self.candidates_factor * self.prompts_per_step, excluded)
 
     def _passes(self, pilot: Group, ledger: Ledger) -> bool:
-        """Whether to commit to the prompt; also drops it for good where it is solved."""
-        rate = success_rate(pilot, ledger)
-        if self.drop_from is not None and rate >= self.drop_from:
-            self._dropped[pilot.prompt_id] = True
+        """Whether to commit to the prompt; also notes whether it is solved."""
+        rate, i = success_rate(pilot, ledger), pilot.prompt_id
+        if self.drop_from is not None and not np.isnan(rate):
+            self._solved[i] = self._solved[i] + pilot.scored.size if rate >= self.drop_from else 0
         return self.defer_below <= rate <= self.skip_above
 
     def metrics(self) -> dict[str, float]:

@@ -80,11 +80,9 @@ class SPEED(Strategy):
             passed += len(self._waiting)
         batch = self._whole[: self.prompts_per_step]
         self._whole = self._whole[self.prompts_per_step :]
-        self._last = {
-            "select/rounds": float(rounds),
-            "select/pilots_passed": passed / max(passed + len(blank), 1),
-            "select/kept_over": float(len(self._whole)),
-        }
+        self._last = {"select/rounds": float(rounds), "select/kept_over": float(len(self._whole))}
+        if passed or blank:
+            self._last["select/pilots_passed"] = passed / (passed + len(blank))
         return batch or blank[: self.prompts_per_step]
 
     def metrics(self) -> dict[str, float]:
