@@ -353,8 +353,6 @@ class DoPRTrainer(GRPOTrainer):
         """Put what was chosen and spent where TRL's `log` will find it."""
         for name, value in choice_metrics(self.driver, outcome).items():
             self._metrics["train"][name].append(value)
-        for name, total in totals(self.driver).items():
-            self._metrics["train"][name] = [total]
         for group in outcome.generated:
             self._step_log.chose(self.prompt_names[group.prompt_id], group.mean)
 
@@ -364,6 +362,10 @@ class DoPRTrainer(GRPOTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         training = self.model.training
+        if training and "loss" in logs:
+            # Every step, also those that reuse a batch and generate nothing.
+            for name, total in totals(self.driver).items():
+                self._metrics["train"][name] = [total]
         super().log(logs, start_time)
         if training and "loss" in logs and self.accelerator.is_main_process:
             self._step_log.write(self.state.global_step, logs, self.training_seconds)
