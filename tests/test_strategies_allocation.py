@@ -137,7 +137,8 @@ def test_dynamic_programming_is_optimal_for_the_knapsacks_values(
 def test_shares_in_proportion_within_bounds() -> None:
     weights = np.array([0.5, 0.3, 0.1])
     assert proportional_allocation(weights, 18, 1, 128).tolist() == [10, 6, 2]
-    assert proportional_allocation(weights, 18, 1, 8).tolist() == [8, 7, 3]  # 10 over 3 : 1
+    # 10 over 3 : 1 is 7.5 and 2.5; of equal remainders the first gets one more.
+    assert proportional_allocation(weights, 18, 1, 8).tolist() == [8, 8, 2]
     assert proportional_allocation(weights, 18, 3, 128).tolist() == [9, 6, 3]  # 15 over 5 : 3
     assert proportional_allocation(np.zeros(4), 10, 2, 8).tolist() == [3, 3, 2, 2]
     assert proportional_allocation(np.array([1.0, 0.0]), 12, 2, 8).tolist() == [8, 4]

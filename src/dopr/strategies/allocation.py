@@ -54,17 +54,17 @@ def knapsack_allocation(values: Array, budget: int, low: int) -> Counts:
     prompts, options = values.shape
     _check_budget(prompts, options, budget, low)
     spare = budget - prompts * low
+    most = min(options, spare + 1)
+    # Row j, column e: what was left after e extra rollouts; before 0 there is nothing.
+    left = np.arange(spare + 1)[:, None] - np.arange(most)[None, :]
+    possible, left = left >= 0, np.maximum(left, 0)
     best = np.full(spare + 1, -np.inf)
     best[0] = 0.0
     choices = np.zeros((prompts, spare + 1), dtype=np.int64)
     for i in range(prompts):
-        following = np.full(spare + 1, -np.inf)
-        for extra in range(min(options, spare + 1)):
-            reached = best[: spare + 1 - extra] + values[i, extra]
-            better = reached > following[extra:]
-            following[extra:][better] = reached[better]
-            choices[i, extra:][better] = extra
-        best = following
+        reached = np.where(possible, best[left], -np.inf) + values[i, :most]
+        choices[i] = reached.argmax(axis=1)
+        best = reached.max(axis=1)
     counts = np.full(prompts, low, dtype=np.int64)
     for i in reversed(range(prompts)):
         counts[i] += choices[i, spare]
@@ -91,7 +91,7 @@ def proportional_allocation(weights: Array, budget: int, low: int, high: int) ->
     shares = _bounded_shares(weights.astype(np.float64), budget, low, high)
     # A hair is added first: 3 that was computed as 2.9999999 is 3.
     counts = np.clip(np.floor(shares + 1e-9), low, high).astype(np.int64)
-    remainders = np.where(counts < high, shares - counts, -np.inf)
+    remainders = np.where(counts < high, np.round(shares - counts, 9), -np.inf)
     for i in np.argsort(-remainders, kind="stable")[: budget - int(counts.sum())]:
         counts[i] += 1
     return counts
@@ -121,14 +121,11 @@ def _bounded_shares(weights: Array, budget: int, low: int, high: int) -> Array:
     """min(max(c * weights, low), high) with the scale c that makes them sum to the budget."""
     # No weight is 0: such prompts are the last to rise, but they do where the others are full.
     weights = np.maximum(weights / weights.max(), 1e-9)
-    below, above = 0.0, (high + 1) / float(weights.min())
-    for _ in range(100):
-        scale = (below + above) / 2
-        if np.clip(scale * weights, low, high).sum() < budget:
-            below = scale
-        else:
-            above = scale
-    return np.clip(above * weights, low, high)
+    # The sum is piecewise linear in c, with a bend wherever a prompt leaves or meets a bound.
+    bends = np.sort(np.concatenate([low / weights, high / weights]))
+    sums = np.minimum(np.maximum(np.outer(bends, weights), low), high).sum(axis=1)
+    scale = np.interp(budget, sums, bends)
+    return np.minimum(np.maximum(scale * weights, low), high)
 
 
 def _check_budget(prompts: int, options: int, budget: int, low: int) -> None:

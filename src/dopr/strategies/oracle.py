@@ -80,13 +80,18 @@ class Oracle(Strategy):
     def choose(self, ledger: Ledger, rng: np.random.Generator) -> NDArray[np.int64]:
         """The `prompts_per_step` best of the prompts measured, best first."""
         assert self._rates is not None
-        known = self._rates[~np.isnan(self._rates)]
         # Rewards of a kind not rolled out yet may have been measured already.
-        ends = (float(known.min()), float(known.max())) if known.size else ()
+        ends = (float(np.nanmin(self._rates)), float(np.nanmax(self._rates)))
         rates = to_unit(self._rates, ledger, *ends)
-        scores = np.nan_to_num(rates * np.power(1 - rates, self.target), nan=-1.0)
-        order = np.lexsort((rng.random(len(scores)), -scores))
-        chosen = order[: self.prompts_per_step]
+        away = 1 - rates if self.target == 1.0 else np.power(1 - rates, self.target)
+        scores = rates * away
+        scores[np.isnan(scores)] = -1.0
+        if self.prompts_per_step == 1:
+            best = np.flatnonzero(scores == scores.max())
+            chosen = best[rng.integers(len(best), size=1)]
+        else:
+            order = np.lexsort((rng.random(len(scores)), -scores))
+            chosen = order[: self.prompts_per_step]
         self._last = {
             "select/score": float(scores[chosen].mean()),
             "select/known_success": float(np.nan_to_num(rates[chosen]).mean()),
