@@ -138,9 +138,9 @@ class DoPR(SharedRates):
             success = known if rates is None else rates.mean
         chosen = self.choose(scores, prompts, success)
         self._explain(scores, chosen)
-        before = Known.of(candidates[chosen], ledger)
+        before = Known.of(candidates[chosen], ledger) if self.prior == "predicted" else None
         groups = yield [Request(int(i), self.num_generations) for i in candidates[chosen]]
-        if self.prior == "predicted":
+        if before is not None:
             self.watch_drift(groups, before, ledger)
             self.remember(groups)
         if self.reads_answers:

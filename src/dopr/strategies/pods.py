@@ -24,11 +24,20 @@ def max_variance_subset(rewards: NDArray[np.float64], count: int) -> NDArray[np.
     if count >= len(rewards):
         return np.arange(len(rewards))
     order = np.argsort(-rewards, kind="stable")
-    subsets = [
-        np.concatenate([order[:top], order[len(order) - (count - top) :]])
-        for top in range(count + 1)
-    ]
-    return np.sort(subsets[int(np.argmax([rewards[subset].var() for subset in subsets]))])
+    # Row t of sums: those of the t highest and the count - t lowest. Rewards are centred first, so
+    # that the difference of squares loses no digits.
+    ranked = rewards[order] - rewards.mean()
+    sums = _ends(ranked, count)
+    variances = _ends(np.square(ranked), count) / count - np.square(sums / count)
+    top = int(np.argmax(np.round(variances, 12)))
+    return np.sort(np.concatenate([order[:top], order[len(order) - (count - top) :]]))
+
+
+def _ends(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Sums of the t first and count - t last values for t = 0 ... count, shape (count + 1,)."""
+    totals = np.concatenate([[0.0], np.cumsum(values)])
+    tops = np.arange(count + 1)
+    return totals[tops] + totals[-1] - totals[len(values) - (count - tops)]
 
 
 @dataclass
