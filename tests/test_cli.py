@@ -300,3 +300,15 @@ def test_lists_as_json(capsys: pytest.CaptureFixture) -> None:
 def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert cli.main(["report", str(tmp_path / "none")]) == 2
     assert "there is no directory" in refused(capsys)
+
+
+@pytest.mark.parametrize(("limit", "column"), [("max_tokens", 40), ("max_seconds", 0.05)])
+def test_tokens_or_seconds_end_a_run(
+    base: Any, tmp_path: Path, limit: str, column: float
+) -> None:
+    assert train(*base(steps=None, **{limit: column})) == 0
+    done = json.loads((tmp_path / "run/done.json").read_text())
+    spent = {"max_tokens": done["generated_tokens"], "max_seconds": done["training_seconds"]}
+    assert spent[limit] >= column and done["steps"] < 200
+    assert train(*base(steps=None, **{limit: column}), "--resume") == 0  # nothing is left to do
+    assert json.loads((tmp_path / "run/done.json").read_text()) == done

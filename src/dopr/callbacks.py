@@ -97,13 +97,22 @@ class RunCallback(TrainerCallback):
         self._trainer.log_completions = bool(every) and step % every == 0
         if step % self._trainer.steps_per_batch and step < args.max_steps:
             return  # rollouts that are paid for are used to the end before anything else
-        limit = self._settings.max_rollouts
-        if limit is not None and spent >= limit:
+        if self._settings.is_spent(self.totals(step)):
             control.should_training_stop = control.should_save = True
         if self._evaluate and (self._is_due(step, spent) or control.should_training_stop):
             self.evaluate_now(step)
         self._rollouts_before = spent
         self._heed_interrupt(control)
+
+    def totals(self, step: int) -> dict[str, float]:
+        """What is spent so far, under the names of the settings' limits."""
+        spent = self._trainer.driver.spent
+        return {
+            "steps": step,
+            "rollouts": spent.rollouts,
+            "generated_tokens": spent.generated_tokens,
+            "training_seconds": self._trainer.training_seconds,
+        }
 
     def finish(self, folder: Path) -> None:
         """End a run that was stopped after its last step: only what comes after it is done."""
@@ -121,7 +130,7 @@ class RunCallback(TrainerCallback):
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
         if logs and "loss" in logs:
-            self._progress.update(state.global_step, logs)
+            self._progress.update(logs, self.totals(state.global_step))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._trainer.accelerator.is_main_process:

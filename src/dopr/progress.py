@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 _WINDOW = 32  # steps in the moving means
@@ -13,16 +13,18 @@ _PLAIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """When the run will stop: whichever comes first; None does not bound it."""
+    """When the run will stop: whichever limit comes first; None does not bound it.
 
-    steps: int | None
-    rollouts: int | None
+    Attributes:
+        limits: `steps`, `rollouts` and what else there is.
+    """
 
-    def share(self, step: int, rollouts: int) -> float:
-        """How much of the run is done, in [0, 1]."""
-        shares = [step / self.steps if self.steps else 0.0]
-        shares.append(rollouts / self.rollouts if self.rollouts else 0.0)
-        return min(max(shares), 1.0)
+    limits: dict[str, float | None] = field(default_factory=dict)
+
+    def share(self, totals: dict[str, float]) -> float:
+        """How much of the run is done, in [0, 1]; totals have the names of the limits."""
+        shares = [totals[name] / limit for name, limit in self.limits.items() if limit]
+        return min(max(shares, default=0.0), 1.0)
 
 
 class Progress:
@@ -55,36 +57,39 @@ class Progress:
             )
             self._live.start()
 
-    def update(self, step: int, logs: dict[str, Any]) -> None:
-        """Take in the logs of a step; cheap, because most calls draw nothing."""
+    def update(self, logs: dict[str, Any], totals: dict[str, float]) -> None:
+        """Take in the logs of a step; cheap, because most calls draw nothing.
+
+        Args:
+            logs: of the step.
+            totals: what is spent so far, under the names of the goal's limits.
+        """
         for values, name in ((self._rewards, "reward"), (self._signals, "select/signal_rate")):
             if logs.get(name) is not None:
                 values.append(float(logs[name]))
         if self._first_share is None:
-            self._first_share = self._goal.share(
-                step - 1, int(logs.get("rollout/rollouts_total") or 0)
-            )
+            self._first_share = self._goal.share(totals | {"steps": totals["steps"] - 1})
         now = time.monotonic()
         wait = _REDRAW_S if self._live else _PLAIN_S
         if self._quiet or now - self._shown < wait:
             return
         self._shown = now
-        self._show(self.line(step, int(logs.get("rollout/rollouts_total") or 0)))
+        self._show(self.line(totals))
 
     def evaluated(self, row: dict[str, Any]) -> None:
         """Keep the last evaluation on the line."""
         value = row.get("avg@k")
         self._note = "" if value is None else f" · eval avg@{row['k']} {value:.3f}"
 
-    def line(self, step: int, rollouts: int) -> str:
-        """The text shown after `step`."""
-        parts = [f"step {step}"]
+    def line(self, totals: dict[str, float]) -> str:
+        """The text shown after a step."""
+        parts = [f"step {totals['steps']:.0f}"]
         if self._rewards:
             parts.append(f"reward {sum(self._rewards) / len(self._rewards):.3f}")
         if self._signals:
             parts.append(f"informative {sum(self._signals) / len(self._signals):.0%}")
-        parts.append(f"{rollouts:,} rollouts")
-        left = self._seconds_left(self._goal.share(step, rollouts))
+        parts.append(f"{totals['rollouts']:,.0f} rollouts")
+        left = self._seconds_left(self._goal.share(totals))
         if left is not None:
             parts.append(f"{_duration(left)} left")
         label = f"{self._label}: " if self._label else ""

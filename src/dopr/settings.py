@@ -63,6 +63,8 @@ class TrainSettings:
         seed: of the weights that are new, the order of prompts and the sampling.
         steps: stop after so many optimiser steps.
         max_rollouts: stop when so many training rollouts are spent.
+        max_tokens: stop when so many tokens are generated in training.
+        max_seconds: stop after so many seconds of training, evaluation and saving left out.
         num_generations: rollouts of a prompt in a step.
         batch_size: rollouts in a forward pass of the update, per device; null fits the strategy.
         gradient_accumulation_steps: forward passes in an update; null fits the strategy.
@@ -115,6 +117,8 @@ class TrainSettings:
     seed: int = 0
     steps: int | None = None
     max_rollouts: int | None = None
+    max_tokens: int | None = None
+    max_seconds: float | None = None
     num_generations: int = 8
     batch_size: int | None = None
     gradient_accumulation_steps: int | None = None
@@ -163,9 +167,24 @@ class TrainSettings:
 
         if not self.dataset:
             raise UserError("no dataset is given; add `dataset: ...` or `--dataset ...`")
-        if self.steps is None and self.max_rollouts is None:
+        if all(limit is None for limit in self.limits.values()):
             raise UserError("nothing says when to stop; give `steps` or `max_rollouts`")
-        at_least(self, 1, "steps", "max_rollouts", "batch_size", "gradient_accumulation_steps")
+        if self.lr_scheduler_type != "constant" and self.steps is self.max_rollouts is None:
+            raise UserError(
+                f"lr_scheduler_type {self.lr_scheduler_type!r} needs to know the end; give `steps` "
+                "or `max_rollouts`"
+            )
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise UserError(f"max_seconds is {self.max_seconds}; it must be above 0")
+        at_least(
+            self,
+            1,
+            "steps",
+            "max_rollouts",
+            "max_tokens",
+            "batch_size",
+            "gradient_accumulation_steps",
+        )
         at_least(
             self,
             1,
@@ -188,6 +207,21 @@ class TrainSettings:
         make_strategy(
             self.strategy, **{"num_generations": self.num_generations, **self.strategy_args}
         )
+
+    @property
+    def limits(self) -> dict[str, float | None]:
+        """What ends the run, whichever comes first; None does not bound it."""
+        return {
+            "steps": self.steps,
+            "rollouts": self.max_rollouts,
+            "generated_tokens": self.max_tokens,
+            "training_seconds": self.max_seconds,
+        }
+
+    def is_spent(self, totals: dict[str, Any]) -> bool:
+        """Whether a run with these totals (keys as in `limits`) has come to its end."""
+        limits = self.limits.items()
+        return any(limit is not None and totals[name] >= limit for name, limit in limits)
 
     def _check_trl(self) -> None:
         own = {f.name for f in dataclasses.fields(self)} - {"trl", "eval"}

@@ -37,6 +37,7 @@ _SAME_NAME = (
     *("temperature", "top_p", "loss_type", "scale_rewards", "beta", "reward_weights"),
     *("save_total_limit", "use_vllm", "vllm_mode", "report_to"),
 )
+_NO_END = 10**9  # steps, where tokens or seconds end the run
 _MOST_ROWS = 128  # rollouts in one forward pass of the update where nothing is said
 
 
@@ -114,7 +115,7 @@ def train(
     if trainer.accelerator.is_main_process:
         rewind(run_dir, found)
         (run_dir / "config.yaml").write_text(to_yaml(to_mapping(settings)))
-    progress = Progress(Goal(settings.steps, settings.max_rollouts), label, quiet)
+    progress = Progress(Goal(settings.limits), label, quiet)
     try:
         with Interrupt(progress.say) as interrupt:
             evaluator = _evaluator(settings, materials, trainer)
@@ -127,7 +128,7 @@ def train(
                     trainer.train(resume_from_checkpoint=str(found) if found else None)
                 result = _result(run_dir, trainer, step_of(found) if found else None)
                 result.signal = interrupt.received
-                result.finished = result.signal is None or _is_spent(asdict(result), settings)
+                result.finished = result.signal is None or settings.is_spent(asdict(result))
                 _finish(result, trainer, materials, report)
     finally:
         progress.close()
@@ -149,7 +150,7 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
     if not file.is_file():
         return None
     done = json.loads(file.read_text())
-    if not _is_spent(done, settings):
+    if not settings.is_spent(done):
         return None
     known = {
         key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
@@ -159,15 +160,9 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
 
 def _nothing_is_left(found: Path, settings: TrainSettings) -> bool:
     """Whether the run was stopped between its last step and its end."""
-    spent = checkpoint.load_state(found)["spent"]["rollouts"]
-    return _is_spent({"steps": step_of(found), "rollouts": spent}, settings)
-
-
-def _is_spent(totals: dict[str, Any], settings: TrainSettings) -> bool:
-    steps, rollouts = settings.steps, settings.max_rollouts
-    return (steps is not None and totals["steps"] >= steps) or (
-        rollouts is not None and totals["rollouts"] >= rollouts
-    )
+    state = checkpoint.load_state(found)
+    totals = state["spent"] | {key: state[key] for key in ("training_seconds",)}
+    return settings.is_spent(totals | {"steps": step_of(found)})
 
 
 # -- what a run is made of -------------------------------------------------------------------
@@ -248,7 +243,7 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
     values: dict[str, Any] = same | {
         "output_dir": str(run_dir),
         # A step costs at least one rollout, so this never stops a run before its budget does.
-        "max_steps": settings.steps or settings.max_rollouts,
+        "max_steps": settings.steps or settings.max_rollouts or _NO_END,
         # Steps of different strategies cost unequally; where no number of them is given, the
         # schedule follows what is spent.
         "rollout_budget": None if settings.steps else settings.max_rollouts,

@@ -143,7 +143,7 @@ def _pool(plan: ComparePlan, quiet: bool) -> dict[str, Any] | None:
         known = json.loads(file.read_text())
         if known.get("of") == what:
             return dict(known)
-    progress = Progress(Goal(None, None), quiet=quiet)
+    progress = Progress(Goal(), quiet=quiet)
     if not quiet:
         progress.say("measuring the pool's signal rate")
     materials = load_materials(settings)

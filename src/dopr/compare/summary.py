@@ -131,7 +131,12 @@ def _strategy(
         "strategy": settings.strategy,
         "strategy_args": settings.strategy_args,
         "num_generations": settings.num_generations,
-        "budget": {"max_rollouts": settings.max_rollouts, "steps": settings.steps},
+        "budget": {
+            "max_rollouts": settings.max_rollouts,
+            "max_tokens": settings.max_tokens,
+            "max_seconds": settings.max_seconds,
+            "steps": settings.steps,
+        },
     }
     if len(plan.tries(name)) > 1:
         entry["learning_rate_from"] = plan.tuning.from_file or "tuning.json"
