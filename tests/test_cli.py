@@ -303,9 +303,7 @@ def test_report_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture) -> Non
 
 
 @pytest.mark.parametrize(("limit", "column"), [("max_tokens", 40), ("max_seconds", 0.05)])
-def test_tokens_or_seconds_end_a_run(
-    base: Any, tmp_path: Path, limit: str, column: float
-) -> None:
+def test_tokens_or_seconds_end_a_run(base: Any, tmp_path: Path, limit: str, column: float) -> None:
     assert train(*base(steps=None, **{limit: column})) == 0
     done = json.loads((tmp_path / "run/done.json").read_text())
     spent = {"max_tokens": done["generated_tokens"], "max_seconds": done["training_seconds"]}

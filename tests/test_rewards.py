@@ -1,6 +1,7 @@
 """What the rewards accept, refuse and leave unscored."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from dopr.rewards import (
     make_gym_reward,
     math_reward,
 )
+from dopr.rewards.noisy import flip_verdicts
 from dopr.tasks import load_task
 
 
@@ -174,3 +176,20 @@ def test_gym_scorers_do_not_evaluate_what_the_model_wrote(tmp_path):
 def test_an_unknown_gym_family_is_named():
     with pytest.raises(UserError, match="did you mean 'chain_sum'"):
         score(gym_reward, ["<answer>1</answer>"], ["1"], data_source=["gym:chain_sums"])
+
+
+def test_flipped_verdicts_come_at_the_given_share_and_are_the_same_again() -> None:
+    def right(prompts: Any, completions: Any, **columns: Any) -> list[float | None]:
+        """All right, but for one that nobody could judge."""
+        return [None, *[1.0] * (len(completions) - 1)]
+
+    texts = [f"text {i}" for i in range(2001)]
+    noisy = flip_verdicts(right, 0.25, seed=3)
+    values = noisy(prompts=texts, completions=texts)
+    assert values[0] is None and set(values[1:]) == {0.0, 1.0}
+    assert 0.22 < values.count(0.0) / 2000 < 0.28
+    assert noisy(prompts=texts, completions=texts) == values
+    assert flip_verdicts(right, 0.25, seed=4)(prompts=texts, completions=texts) != values
+    assert noisy.__name__ == "right" and flip_verdicts(right, 0.0) is right
+    with pytest.raises(UserError, match="reward_noise is 1.0"):
+        flip_verdicts(right, 1.0)

@@ -56,6 +56,8 @@ class TrainSettings:
         reward: `math`, `exact_match`, `format`, `gym` or `path/to/file.py:name`; several may be
             given as a list and are added up.
         reward_weights: one factor a reward.
+        reward_noise: share of the verdicts in training that are flipped (0 for 1 and 1 for 0), for
+            studies; evaluation stays true.
         reward_timeout_s: seconds that a reward from a file may take for a batch.
         strategy: how prompts are chosen; `dopr strategies` lists the names.
         strategy_args: the strategy's options.
@@ -111,6 +113,7 @@ class TrainSettings:
     reward: str | list[str] = "math"
     reward_weights: list[float] | None = None
     reward_timeout_s: float = 60.0
+    reward_noise: float = 0.0
     strategy: str = "dopr"
     strategy_args: dict[str, Any] = field(default_factory=dict)
     output_dir: str = "runs/train"
@@ -194,6 +197,8 @@ class TrainSettings:
             "save_total_limit",
             "threads",
         )
+        if not 0 <= self.reward_noise < 1:
+            raise UserError(f"reward_noise is {self.reward_noise}; it must lie in [0, 1)")
         at_least(self, 0, "save_every", "completions_every", "warmup_steps", "seed")
         at_least(self, 2, "num_generations")
         for name, known in _CHOICES.items():

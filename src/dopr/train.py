@@ -21,6 +21,7 @@ from dopr.mapping import to_mapping, to_yaml
 from dopr.models import best_device, fit_prompts, load_model
 from dopr.progress import Goal, Progress
 from dopr.rewards import load_reward
+from dopr.rewards.noisy import flip_verdicts
 from dopr.rundir import DONE_FILE, is_disk_error, open_run_dir, read_lines, rewind, step_of
 from dopr.settings import TrainSettings
 from dopr.strategies import make_strategy
@@ -279,7 +280,7 @@ def build_trainer(settings: TrainSettings, materials: Materials, run_dir: Path) 
     try:
         trainer = DoPRTrainer(
             materials.model,
-            materials.rewards,
+            [flip_verdicts(r, settings.reward_noise, settings.seed) for r in materials.rewards],
             arguments,
             materials.dataset,
             processing_class=materials.tokenizer,
