@@ -191,5 +191,5 @@ def test_flipped_verdicts_come_at_the_given_share_and_are_the_same_again() -> No
     assert noisy(prompts=texts, completions=texts) == values
     assert flip_verdicts(right, 0.25, seed=4)(prompts=texts, completions=texts) != values
     assert noisy.__name__ == "right" and flip_verdicts(right, 0.0) is right
-    with pytest.raises(UserError, match="reward_noise is 1.0"):
+    with pytest.raises(UserError, match="must lie in"):
         flip_verdicts(right, 1.0)
