@@ -245,3 +245,9 @@ def test_keeping_rollouts_changes_nothing_else() -> None:
     for field in dataclasses.fields(Group):
         if field.name != "kept":
             assert getattr(part, field.name) is getattr(whole, field.name), field.name
+
+
+def test_dopr_repeats_a_pool_that_is_smaller_than_its_step() -> None:
+    driver = Driver(DoPR(prompts_per_step=5), PromptStream(2, seed=0))
+    outcome = driver.step(bernoulli_pool(np.array([0.5, 0.5])))
+    assert sorted(g.prompt_id for g in outcome.kept) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])

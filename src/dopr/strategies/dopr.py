@@ -139,7 +139,9 @@ class DoPR(SharedRates):
         chosen = self.choose(scores, prompts, success)
         self._explain(scores, chosen)
         before = Known.of(candidates[chosen], ledger) if self.prior == "predicted" else None
-        groups = yield [Request(int(i), self.num_generations) for i in candidates[chosen]]
+        # A pool smaller than the step is repeated to fill it, as 1-shot RLVR fills its batch.
+        wanted = np.resize(candidates[chosen], self.prompts_per_step or self.usual_prompts)
+        groups = yield [Request(int(i), self.num_generations) for i in wanted]
         if before is not None:
             self.watch_drift(groups, before, ledger)
             self.remember(groups)
