@@ -12,7 +12,9 @@ from dopr.train import trainer_arguments
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-@pytest.mark.parametrize("file", sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml")))
+@pytest.mark.parametrize(
+    "file", sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml"))
+)
 def test_recipe_is_valid(file: str, tmp_path: Path) -> None:
     mapping = load_yaml(CONFIGS / file)
     if "strategies" in mapping:
