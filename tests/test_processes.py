@@ -29,12 +29,12 @@ def run(output: Path, strategy: str, processes: int) -> Path:
     return output
 
 
-@pytest.mark.parametrize("strategy", ["dopr", "uniform", "coba-rl", "reinforce-ada"])
+@pytest.mark.parametrize("strategy", ["dopr", "uniform", "coba-rl", "reinforce-ada", "speed"])
 def test_two_processes_equal_one(tmp_path: Path, strategy: str) -> None:
     one, two = run(tmp_path / "one", strategy, 1), run(tmp_path / "two", strategy, 2)
     chosen = [
-        [json.loads(line)["select/prompt_ids"] for line in open(folder / "metrics.jsonl")]
-        for folder in (one, two)
+        [json.loads(line)["select/prompt_ids"] for line in lines.read_text().splitlines()]
+        for lines in (one / "metrics.jsonl", two / "metrics.jsonl")
     ]
     assert chosen[0] == chosen[1]
     single = np.load(one / "rank0.npz")

@@ -91,6 +91,21 @@ def _pad_and_stack(key: str, tensors: list[Tensor], pad_token_id: int) -> Tensor
     return torch.cat(padded)
 
 
+def share(batch: Batch, accelerator: Any, pad_token_id: int) -> Batch:
+    """The rows of all processes on every process, in order; tensors padded to the longest."""
+    shared = {}
+    for key, tensor in row_tensors(batch).items():
+        if tensor.ndim > 1:
+            fill = pad_token_id if key in _PADDING_IS_PAD_TOKEN else int(key in _NEUTRAL_ONE)
+            first = key in _LEFT_PADDED
+            # An integer: accelerate makes a mask with a padding of 0.0 one of floats.
+            tensor = accelerator.pad_across_processes(
+                tensor, dim=1, pad_index=fill, pad_first=first
+            )
+        shared[key] = accelerator.gather(tensor)
+    return shared
+
+
 def fill_up(batch: Batch, rows: int) -> Batch:
     """The batch with blank rows appended until it has `rows`: no completion token, no advantage."""
     present = len(batch["advantages"])

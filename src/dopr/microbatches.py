@@ -28,11 +28,13 @@ class Round:
         batch: TRL's output, this process's rows.
         local_rows: rows on each process.
         advantages_hold: TRL knew the groups' size, so its advantages are right.
+        shared: every process holds all rows, and `local_rows` counts these.
     """
 
     batch: dict[str, Any]
     local_rows: int
     advantages_hold: bool
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,7 +53,7 @@ class Segment:
 
 
 def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
-    """A group's tensors as arrays, for a checkpoint (one process only)."""
+    """A group's tensors as arrays, for a checkpoint; its rounds are shared by all processes."""
     packed = []
     for segment in handle:
         rows = slice(segment.start, segment.start + segment.count)
@@ -68,7 +70,7 @@ def unpack_handle(
     for arrays in packed:
         batch = {key: torch.as_tensor(value, device=device) for key, value in arrays.items()}
         count = len(batch["completion_ids"])
-        handle.append(Segment(Round(batch, count, advantages_hold=False), 0, count))
+        handle.append(Segment(Round(batch, count, advantages_hold=False, shared=True), 0, count))
     return tuple(handle)
 
 
@@ -84,7 +86,8 @@ def is_plain_batch(
     first: Round = kept[0].handle[0].round
     rows = sum(group.num_rollouts for group in kept)
     return (
-        all(group.handle[0].round is first for group in kept)
+        (processes == 1 or not first.shared)
+        and all(group.handle[0].round is first for group in kept)
         and all(group.kept is None for group in kept)
         and first.local_rows == local_rows
         and rows == local_rows * processes
@@ -169,17 +172,22 @@ def _local_rows(
     trained: list[Trained], accelerator: Any
 ) -> tuple[list[batching.Rows], NDArray[np.int64]]:
     """This process's part of every kept group, and the number of kept rows per process."""
-    device = accelerator.device
-    per_process = np.zeros(accelerator.num_processes, dtype=np.int64)
-    parts = []
+    device, processes = accelerator.device, accelerator.num_processes
+    per_process = np.zeros(processes, dtype=np.int64)
+    parts, dealt = [], 0
     for group, values in trained:
         chosen = np.arange(group.num_rollouts) if group.kept is None else group.kept
         first = 0
         for segment in group.handle:
             inside = chosen[(chosen >= first) & (chosen < first + segment.count)]
-            owner, row = np.divmod(segment.start + inside - first, segment.round.local_rows)
+            row = segment.start + inside - first
             first += segment.count
-            per_process += np.bincount(owner, minlength=len(per_process))
+            if segment.round.shared:  # anyone can train on these: deal them out
+                owner = (dealt + np.arange(len(row))) % processes
+                dealt += len(row)
+            else:
+                owner, row = np.divmod(row, segment.round.local_rows)
+            per_process += np.bincount(owner, minlength=processes)
             here = owner == accelerator.process_index
             parts.append(
                 batching.Rows(

@@ -21,7 +21,7 @@ from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
-from dopr import checkpoint
+from dopr import batching, checkpoint
 from dopr.advantages import compute_advantages
 from dopr.answers import disagreement, final_answers
 from dopr.config import Selection
@@ -129,11 +129,6 @@ class DoPRTrainer(GRPOTrainer):
                 stream = OfferedStream(size, seed)
             else:
                 vars(strategy)["prompts_per_step"] = min(strategy.usual_prompts, room)
-        if strategy.replays and self.accelerator.num_processes > 1:
-            raise UserError(
-                f"strategy {strategy.name!r} keeps rollouts for later steps, which works on one "
-                "process only so far"
-            )
         stream.categories = prompt_categories(self._pool)
         return Driver(
             strategy, stream, max_rounds=self._settings.max_rounds, can_measure=QUANTITIES
@@ -176,6 +171,9 @@ class DoPRTrainer(GRPOTrainer):
         entropies, answers = self._read_rollouts(batch), self._round_answers
         step, groups, start = self.driver.ledger.step, [], 0
         done = Round(batch, local, regular)
+        if self.driver.strategy.replays and processes > 1:
+            everyones = batching.share(batch, self.accelerator, self._tokenizer.pad_token_id)
+            done = Round(everyones, local * processes, advantages_hold=False, shared=True)
         for request in requests:
             rows = slice(start, start + request.num_rollouts)
             groups.append(
