@@ -91,7 +91,8 @@ def latest_checkpoint(run_dir: str | Path) -> Path | None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a file in one step: a reader sees the old text or the new, never half of it."""
-    partial = path.with_name(path.name + ".partial")
+    # A name of its own for each process: several may write the same file at once.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with open(partial, "w") as file:
         file.write(text)
         file.flush()
