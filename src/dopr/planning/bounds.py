@@ -1,8 +1,8 @@
 """What a success rate alone says about rollouts: the formulas of sample complexity, by name.
 
-Notation: p is the chance that one rollout is right, G the rollouts in a group. Rewards are verdicts,
-0 or 1, of independent rollouts. Marks: V read in the paper or its abstract, S from a secondary
-source, I inferred. None of these is DoPR's own theorem, whose text was not available.
+Notation: p is the chance that one rollout is right, G the rollouts in a group. Rewards are
+verdicts, 0 or 1, of independent rollouts. Marks: V read in the paper or its abstract, S from a
+secondary source, I inferred. None of these is DoPR's own theorem, whose text was not available.
 """
 
 import math

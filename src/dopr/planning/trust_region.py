@@ -7,6 +7,7 @@ here follows from that; docs/theory.md has the steps. Of these only the cap itse
 
 import math
 from collections.abc import Iterable
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import brentq
@@ -210,11 +211,7 @@ def _hull(rungs: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
                 break
             hull.pop()
         hull.append((x, y))
-    return [
-        (xb - xa, yb - ya)
-        for (xa, ya), (xb, yb) in zip(hull, hull[1:], strict=False)
-        if xb - xa > _TINY
-    ]
+    return [(xb - xa, yb - ya) for (xa, ya), (xb, yb) in pairwise(hull) if xb - xa > _TINY]
 
 
 def _check_kl(kl: float) -> None:
