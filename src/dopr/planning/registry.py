@@ -175,17 +175,17 @@ _ENTRIES = (
     _Entry(
         "gradient_variance_dr_grpo",
         "variance of a prompt's gradient, A = R - mean, in units of the score's variance",
-        "as in studies of allocation, arXiv 2602.01601",
+        "VIP, arXiv 2602.01601",
         "S",
-        "score noise independent of the verdict",
+        "rewards -1 and 1 (a quarter for 0 and 1), scores that do not depend on them",
         lambda s: bounds.gradient_variance_dr_grpo(s.p, s.options.group_size),
     ),
     _Entry(
         "gradient_variance_rloo",
         "the same with leave-one-out advantages",
-        "as in studies of allocation, arXiv 2602.01601",
+        "VIP, arXiv 2602.01601",
         "S",
-        "score noise independent of the verdict",
+        "rewards -1 and 1 (a quarter for 0 and 1), scores that do not depend on them",
         lambda s: bounds.gradient_variance_rloo(s.p, s.options.group_size),
     ),
     _Entry(
