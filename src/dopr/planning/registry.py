@@ -25,7 +25,8 @@ class Bound:
         value: None where something it needs was not given, or where it is infinite.
         meaning: what it says, with its unit.
         source: where it is from.
-        mark: V read in the paper or its abstract, S secondary, I inferred or derived here.
+        mark: V read in the paper or its abstract, or elementary and checked by simulation; S from a
+            secondary source; I inferred, from memory or derived here.
         assumptions: what must hold, or what must be given.
     """
 
