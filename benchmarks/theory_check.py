@@ -147,6 +147,7 @@ def check_best_arm(rng: np.random.Generator, runs: int = 200) -> dict[str, Any]:
         "best_arm": best_arm(rates, delta),
         "simulated_rollouts": float(np.mean(spent)),
         "wrong": wrong / runs,
+        "one_of_512": {str(p): best_arm([p] + [0.0] * 511, delta) for p in (0.5, 0.01)},
         "rule": "sampling by the best shares; stop at log((1 + log t)/delta)",
     }
 

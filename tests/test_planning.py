@@ -233,6 +233,29 @@ def test_the_characteristic_time_is_the_best_over_shares() -> None:
     assert characteristic_time([best, other]) == pytest.approx(searched, rel=1e-5)
 
 
+def test_folding_is_the_cheapest_alternative() -> None:
+    """By brute force over all pairs of rates that make the second prompt the more learnable."""
+    kl = np.vectorize(trust_region.bernoulli_kl)
+    grid = np.linspace(0.005, 0.995, 199)
+    first, second = np.meshgrid(kl(0.4, grid), kl(0.9, grid), indexing="ij")
+    away = np.abs(grid - 0.5)
+    changes_the_winner = away[None, :] <= away[:, None] + 1e-12
+    evidence = max(
+        (w * first + (1 - w) * second)[changes_the_winner].min() for w in np.linspace(0.3, 0.7, 81)
+    )
+    assert characteristic_time([0.4, 0.9]) == pytest.approx(1 / evidence, rel=0.01)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8))
+def test_more_rivals_never_make_ranking_cheaper(pool: list[float]) -> None:
+    few, many = characteristic_time(pool[:-1]), characteristic_time(sorted(pool))
+    folded = sorted(min(p, 1 - p) for p in pool)
+    if min(pool[-1], 1 - pool[-1]) < folded[-1] - 1e-3:  # the best one was there before
+        assert many >= few * (1 - 1e-6)
+    assert many > 0
+
+
 def test_ranking_costs_nothing_for_one_prompt_and_all_for_ties() -> None:
     assert best_arm([0.3]) == 0
     assert best_arm([0.3, 0.7, 0.1]) == math.inf  # 0.3 and 0.7 are equally learnable
@@ -241,6 +264,20 @@ def test_ranking_costs_nothing_for_one_prompt_and_all_for_ties() -> None:
     assert best_arm([0.3, 0.0, 0.0]) > best_arm([0.3, 0.0])
     with pytest.raises(UserError, match="more learnable"):
         best_arm_shares([0.3, 0.3])
+
+
+def test_the_theory_page_shows_what_the_check_found() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    found = json.loads((docs / "results" / "theory-check.json").read_text())
+    page = (docs / "theory.md").read_text()
+    assert found["below_the_bound"] == []
+    for pool in found["pools"].values():
+        for kind in ("independent", "shared"):
+            assert f"{pool[kind]['bound']:,.0f}" in page
+            for name, entry in pool[kind]["strategies"].items():
+                assert entry["reached"] == found["seeds"] and entry["ratio"] > 1
+                row = next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+                assert f" {entry['ratio']:.2f} |" in row
 
 
 # -- pools -----------------------------------------------------------------------------------
@@ -355,7 +392,7 @@ def test_a_pilot_measures_first(
     words += ["--reward", f"{tmp_path / 'rw.py'}:odd", "--pilot-rollouts", "4"]
     found = planned(capsys, *words, "--pilot-prompts", "10", "--groups-per-update", "2")
     assert found["costs"]["basis"] == "pilot of 10 prompts x 4"
-    assert found["costs"]["pool_size"] == 10
+    assert found["costs"]["pool_size"] == 12
     values = {bound["name"]: bound["value"] for bound in found["bounds"]}
     assert values["relative_budget"] > 0
 

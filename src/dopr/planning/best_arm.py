@@ -58,7 +58,8 @@ def best_arm_shares(rates: ArrayLike) -> Array:
 def _folded(rates: ArrayLike) -> Array:
     values = np.asarray(rates, dtype=np.float64)
     # Rounded, or 0.3 and 0.7 would be no tie.
-    return np.sort(np.round(np.minimum(values, 1 - values), 12))[::-1]
+    folded = np.round(np.minimum(values, 1 - values), 12)
+    return np.asarray(np.sort(folded)[::-1], dtype=np.float64)
 
 
 def _balance(folded: Array) -> tuple[float, Array]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 EPILOG = (
     "Example: dopr plan --pass-rate 0.01 --group-size 8. A pilot: dopr plan --pilot tiny-reasoner "
-    "--dataset gym:leg_counting --reward gym --max-tokens 64 --price 0.5"
+    "--dataset tiny:leg_counting/half --reward gym --max-tokens 64 --price 0.5"
 )
 
 
@@ -29,7 +29,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     pilot.add_argument("--dataset", action="append", help="a task; may be repeated")
     pilot.add_argument("--reward", action="append", help="a reward (default: math)")
     pilot.add_argument("--pilot-rollouts", type=int, default=8, help="of each prompt (default: 8)")
-    pilot.add_argument("--pilot-prompts", type=int, default=64, help="at most (default: 64)")
+    pilot.add_argument(
+        "--pilot-prompts", type=int, default=64, help="a seeded sample (default: 64)"
+    )
     pilot.add_argument("--temperature", type=float, default=1.0)
     pilot.add_argument("--trust-remote-code", action="store_true", help="run the model's code")
     plan = command.add_argument_group("plan")
@@ -37,7 +39,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--target", type=float, help="mean success rate to reach (default: halfway to 1)")
     add("--group-size", type=int, default=8, help="rollouts in a group (default: 8)")
     add("--groups-per-update", type=int, default=8, help="of a full update (default: 8)")
-    add("--pool-size", type=int, help="prompts (default: those measured, or 512)")
+    add("--pool-size", type=int, help="prompts (default: all of the history or task, or 512)")
     add("--price", type=float, help="of 1000 rollouts")
     add("--delta", type=float, default=0.1, help="chance of failing (default: 0.1)")
     add("--kl", type=float, default=0.02, help="nats of a full update (default: 0.02)")

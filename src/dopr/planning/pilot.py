@@ -18,7 +18,7 @@ class PilotSettings:
         dataset: tasks.
         reward: names of rewards.
         rollouts: of each prompt.
-        prompts: at most so many, the first of the task.
+        prompts: at most so many, a seeded sample of the task.
         max_tokens: tokens a completion.
         temperature: of the sampling.
         seed: of the sampling.
@@ -51,7 +51,8 @@ class PilotSettings:
 def run_pilot(settings: PilotSettings) -> Pool:
     """Roll out a model on a task and count what it solves.
 
-    The posterior is of these very prompts: they are the pool, not a sample of it.
+    Uncertainty is that of each prompt's posterior; simulated pools as large as the task are drawn
+    from the sample.
 
     Raises:
         UserError: bad settings, or nothing that a plan could be made of.
@@ -63,7 +64,11 @@ def run_pilot(settings: PilotSettings) -> Pool:
     from dopr.tasks import load_task
 
     rewards = [load_reward(name) for name in settings.reward]
-    dataset = load_task(list(settings.dataset), split="train", limit=settings.prompts)
+    dataset = load_task(list(settings.dataset), split="train")
+    population = len(dataset)
+    if settings.prompts < population:
+        rng = np.random.default_rng(settings.seed)
+        dataset = dataset.select(np.sort(rng.choice(population, settings.prompts, replace=False)))
     model, tokenizer = load_model(settings.model, trust_remote_code=settings.trust_remote_code)
     dataset = fit_prompts(dataset, model, tokenizer, settings.max_tokens)
     result = evaluate(
@@ -84,5 +89,6 @@ def run_pilot(settings: PilotSettings) -> Pool:
         scored.sum(axis=1),
         f"pilot of {len(dataset)} prompts x {settings.rollouts}",
         resampled=False,
+        population=population,
         tokens_to_solution=result.generated_tokens / solved if solved else None,
     )

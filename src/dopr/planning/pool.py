@@ -28,6 +28,7 @@ class Pool:
         known: the one rate that all prompts have, or None.
         resampled: whether the prompts are a sample, so that uncertainty includes which were drawn.
         tokens_to_solution: generated tokens per right completion, where measured.
+        population: prompts of the pool that these stand for; None: they are the pool.
     """
 
     alpha: Array
@@ -36,6 +37,7 @@ class Pool:
     known: float | None = None
     resampled: bool = True
     tokens_to_solution: float | None = None
+    population: int | None = None
 
     @classmethod
     def of_rate(cls, rate: float) -> "Pool":
@@ -57,6 +59,7 @@ class Pool:
         *,
         resampled: bool = True,
         tokens_to_solution: float | None = None,
+        population: int | None = None,
     ) -> "Pool":
         """From how many of its rollouts each prompt solved.
 
@@ -85,6 +88,7 @@ class Pool:
             basis,
             resampled=resampled,
             tokens_to_solution=tokens_to_solution,
+            population=population,
         )
 
     @classmethod

@@ -16,7 +16,7 @@ class PlanSettings:
         target: mean success rate to reach; None: halfway from the pool's rate to 1.
         group_size: G, rollouts in a group.
         groups_per_update: B, informative groups that make a full update.
-        pool_size: prompts; None: those measured, or 512 where only a rate is given.
+        pool_size: prompts; None: those of the history or task, or 512 where only a rate is given.
         price: of 1000 rollouts, in any currency; None leaves prices out.
         delta: chance of failing that the bounds may take.
         kl: divergence of a full update from the policy before it, in nats a prompt.
@@ -87,7 +87,8 @@ class PlanSettings:
         Raises:
             UserError: fewer than an update holds.
         """
-        size = self.pool_size or (512 if pool.known is not None else pool.size)
+        measured = 512 if pool.known is not None else pool.population or pool.size
+        size = self.pool_size or measured
         if size < self.groups_per_update:
             raise UserError(
                 f"a pool of {size} prompts cannot fill updates of {self.groups_per_update} groups; "

@@ -84,7 +84,7 @@ def highest_rate(p: float, kl: float) -> float:
     _check_kl(kl)
     if p <= 0 or p >= 1:  # no update moves what never or always succeeds
         return p
-    if -math.log(p) <= kl:
+    if bernoulli_kl(1 - _TINY, p) <= kl:
         return 1.0
     return float(brentq(lambda x: bernoulli_kl(x, p) - kl, p, 1 - _TINY, xtol=1e-14))
 
