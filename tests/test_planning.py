@@ -361,6 +361,11 @@ def test_the_table_shows_the_numbers(capsys: pytest.CaptureFixture) -> None:
     assert ["informative_group", "0.077"] in lines
 
 
+def test_a_hopeless_pool_is_said_to_be_one(capsys: pytest.CaptureFixture) -> None:
+    assert plan("--pass-rate", "1e-7", "--pool-size", "16") == 0
+    assert "dopr: no simulated run reached the target" in capsys.readouterr().out
+
+
 def test_what_was_left_open_can_be_given(capsys: pytest.CaptureFixture) -> None:
     words = ["--max-tokens", "1024", "--solution-tokens", "600", "--coverability", "2"]
     found = planned(capsys, "--pass-rate", "0.2", "--target", "0.5", *words, "--horizon", "4")

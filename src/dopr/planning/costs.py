@@ -10,7 +10,7 @@ from dopr.planning.bounds import Array
 from dopr.planning.pool import Pool
 from dopr.planning.registry import Situation, all_bounds, as_records
 from dopr.planning.settings import PlanSettings
-from dopr.planning.simulate import SimulatedPolicy, run_to_target
+from dopr.planning.simulate import Simulated, SimulatedPolicy, run_to_target
 from dopr.planning.trust_region import shared_lower_bound
 from dopr.strategies import Strategy, make_strategy
 
@@ -21,6 +21,7 @@ NOTE = (
 _GROUP_SIZES = range(2, 65)
 _TOLERATED = 1.1
 _CANDIDATES = 64
+_FIRST = 4  # pools after which a strategy that has missed on all of them is given up
 
 Progress = Callable[[str], None]
 
@@ -114,25 +115,23 @@ def simulated_costs(
     """Rollouts to the target of each strategy, on the same simulated pools.
 
     Each pool is drawn from what is known of the rates, so the intervals hold this uncertainty and
-    the luck of the run.
+    the luck of the run. A strategy that misses the target on the first few pools is given up; it
+    counts as having missed on all.
     """
     spent: dict[str, Array] = {}
     shares: dict[str, float] = {}
     for name, make in planned_strategies(options, size).items():
-        found, informative = [], []
+        runs: list[Simulated] = []
         for number in range(options.simulations):
             progress(f"{name}, pool {number + 1} of {options.simulations}")
-            seed = options.seed + number
-            rates = pool.draw(size, np.random.default_rng([seed, 5]))
-            policy = SimulatedPolicy(
-                rates, options.kl, shared=True, groups=options.groups_per_update, seed=seed
-            )
-            run = run_to_target(make(), policy, target, seed=seed)
-            found.append(np.inf if run.rollouts is None else run.rollouts)
-            if run.groups:
-                informative.append(run.informative_groups / run.groups)
-        spent[name] = np.array(found, dtype=np.float64)
-        shares[name] = float(np.mean(informative)) if informative else float("nan")
+            runs.append(_simulate(make(), pool, target, size, options, options.seed + number))
+            if len(runs) >= _FIRST and all(run.rollouts is None for run in runs):
+                break
+        found = [np.inf if run.rollouts is None else run.rollouts for run in runs]
+        missed = [np.inf] * (options.simulations - len(runs))
+        spent[name] = np.array(found + missed, dtype=np.float64)
+        groups = sum(run.groups for run in runs)
+        shares[name] = sum(run.informative_groups for run in runs) / groups
     return {
         name: {
             "rollouts": _middle(values) | {"reached": int(np.isfinite(values).sum())},
@@ -142,6 +141,16 @@ def simulated_costs(
         }
         for name, values in spent.items()
     }
+
+
+def _simulate(
+    strategy: Strategy, pool: Pool, target: float, size: int, options: PlanSettings, seed: int
+) -> Simulated:
+    rates = pool.draw(size, np.random.default_rng([seed, 5]))
+    policy = SimulatedPolicy(
+        rates, options.kl, shared=True, groups=options.groups_per_update, seed=seed
+    )
+    return run_to_target(strategy, policy, target, seed=seed)
 
 
 def _middle(values: Array) -> dict[str, float | None]:

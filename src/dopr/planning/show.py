@@ -49,7 +49,12 @@ def _notes(costs: dict[str, Any]) -> list[str]:
         f"{name}: {costs['simulations'] - entry['rollouts']['reached']} of "
         f"{costs['simulations']} simulated runs did not reach the target"
         for name, entry in costs["strategies"].items()
-        if entry["rollouts"]["reached"] < costs["simulations"]
+        if 0 < entry["rollouts"]["reached"] < costs["simulations"]
+    ]
+    missed += [
+        f"{name}: no simulated run reached the target; given up after the first few"
+        for name, entry in costs["strategies"].items()
+        if not entry["rollouts"]["reached"]
     ]
     alike = (
         ["every prompt was taken to have the same rate, so choosing cannot help; give --history"]
