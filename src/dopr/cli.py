@@ -108,6 +108,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
 
     _add_training(add)
     _add_replay(add)
+    _add_plan(add)
     _add_rest(add)
     return parser, commands
 
@@ -180,6 +181,14 @@ def _add_replay(add: Callable[..., argparse.ArgumentParser]) -> None:
         help="give each recorded rollout once an epoch, then coin flips of the recorded rate",
     )
     command.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_plan(add: Callable[..., argparse.ArgumentParser]) -> None:
+    from dopr.planning.command import EPILOG, add_arguments
+
+    command = add("plan", "Say what training will cost at least, and what strategies spend.", _plan)
+    command.epilog = EPILOG
+    add_arguments(command)
 
 
 def _add_rest(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -355,6 +364,14 @@ def _replay(arguments: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     print_replay(result, _console())
     return 0
+
+
+def _plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    from dopr.planning.command import run
+
+    if arguments.pilot:
+        _hide_loading_bars()
+    return run(arguments, _console())
 
 
 def _report(arguments: argparse.Namespace, overrides: list[str]) -> int:

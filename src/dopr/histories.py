@@ -34,6 +34,7 @@ class History:
         group_size: rollouts behind each rate.
         group_size_from: `given`, `record` or `inferred`.
         notes: what had to be filled in or left out, one sentence each.
+        gaps: epochs that were not recorded and are filled in.
     """
 
     names: tuple[str, ...]
@@ -42,6 +43,7 @@ class History:
     group_size: int
     group_size_from: str
     notes: tuple[str, ...] = ()
+    gaps: int = 0
 
     @property
     def size(self) -> int:
@@ -119,13 +121,13 @@ def read_histories(paths: Sequence[str | Path], group_size: int | None = None) -
             )
         rates |= record.rates
     notes = list(dict.fromkeys(note for record in records for note in record.notes))
-    matrix, lengths = _fill(rates.values(), notes)
+    matrix, lengths, gaps = _fill(rates.values(), notes)
     sizes = {record.group_size for record in records}
     of_record = sizes.pop() if len(sizes) == 1 else None
     size, origin = _group_size(matrix, group_size, of_record)
     if not _are_counts(matrix, size):
         notes.append(f"rates that are no whole count of {size} rollouts are rounded to the nearest")
-    return History(tuple(rates), matrix, lengths, size, origin, tuple(notes))
+    return History(tuple(rates), matrix, lengths, size, origin, tuple(notes), gaps)
 
 
 def _read(path: Path) -> _Record:
@@ -230,8 +232,8 @@ def _rates(prompt: str, values: Any, path: Path) -> NDArray[np.float64]:
 
 def _fill(
     histories: Iterable[NDArray[np.float64]], notes: list[str]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """All histories as one matrix without gaps, and their lengths; notes what was filled."""
+) -> tuple[NDArray[np.float64], NDArray[np.int64], int]:
+    """All histories as one matrix without gaps, their lengths, and how many gaps were filled."""
     rows = list(histories)
     lengths = np.array([len(row) for row in rows], dtype=np.int64)
     matrix = np.full((len(rows), int(lengths.max())), np.nan)
@@ -249,7 +251,7 @@ def _fill(
     first = np.argmin(missing, axis=1)
     source = np.where(missing, first[:, None], np.arange(matrix.shape[1]))
     source = np.maximum.accumulate(source, axis=1)
-    return np.take_along_axis(matrix, source, axis=1), lengths
+    return np.take_along_axis(matrix, source, axis=1), lengths, gaps
 
 
 def _group_size(
