@@ -54,8 +54,10 @@ class TrainSettings:
         model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
         dataset: a task or a list of tasks; `dopr tasks` lists them.
         eval_dataset: held-out tasks to evaluate on, or null.
-        reward: `math`, `exact_match`, `format`, `gym` or `path/to/file.py:name`; several may be
-            given as a list and are added up.
+        reward: `math`, `exact_match`, `format`, `gym`, `srl`, `rlpt` or `path/to/file.py:name`;
+            several may be given as a list and are added up.
+        judge: `path/to/file.py:name`, what scores the predictions of `rlpt` instead of the match
+            of words, or null.
         reward_weights: one factor a reward.
         reward_noise: share of the verdicts in training that are flipped (0 for 1 and 1 for 0), for
             studies; evaluation stays true.
@@ -118,6 +120,7 @@ class TrainSettings:
     dataset: str | list[str] | None = None
     eval_dataset: str | list[str] | None = None
     reward: str | list[str] = "math"
+    judge: str | None = None
     reward_weights: list[float] | None = None
     reward_timeout_s: float = 60.0
     reward_noise: float = 0.0
@@ -233,6 +236,9 @@ class TrainSettings:
         self.eval.check()
         self._check_trl()
         self._check_objective()
+        rewards = [self.reward] if isinstance(self.reward, str) else self.reward
+        if self.judge is not None and "rlpt" not in [r.removesuffix("_reward") for r in rewards]:
+            raise UserError("judge is for the reward rlpt, which is not among the rewards; add it")
         make_strategy(
             self.strategy, **{"num_generations": self.num_generations, **self.strategy_args}
         )

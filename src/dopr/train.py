@@ -179,7 +179,10 @@ def load_materials(settings: TrainSettings) -> Materials:
         UserError: one of them does not exist or does not fit.
     """
     names = [settings.reward] if isinstance(settings.reward, str) else settings.reward
-    rewards = [load_reward(name, timeout_s=settings.reward_timeout_s) for name in names]
+    rewards = [
+        load_reward(name, timeout_s=settings.reward_timeout_s, judge=settings.judge)
+        for name in names
+    ]
     if settings.reward_weights is not None and len(settings.reward_weights) != len(rewards):
         raise UserError(
             f"reward_weights has {len(settings.reward_weights)} numbers for {len(rewards)} rewards"
