@@ -13,22 +13,25 @@ _STOP = re.compile(r"""(?P<mark>[.!?…]+)(?P<close>["'”’»)\]]*)(?=\s)|[。
 _WORD_BEFORE = re.compile(r"""[^\s"'“‘«(\[]+$""")
 _OPENERS = "\"'“‘«([*_"
 
+
+def _listed(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
 # Always followed by what they belong to.
-_TITLES = frozenset(
-    "mr mrs ms dr prof rev hon st mt gen col maj capt lt sgt sen rep gov pres messrs mme mlle".split()
+_TITLES = _listed(
+    "mr mrs ms dr prof rev hon st mt gen col maj capt lt sgt sen rep gov pres messrs mme mlle"
 )
-_INSIDE = frozenset(
-    "e.g i.e cf vs viz approx resp ca c.f al fig figs eq eqs sec ch vol pp ed".split()
-)
+_INSIDE = _listed("e.g i.e cf vs viz approx resp ca c.f al fig figs eq eqs sec ch vol pp ed")
 # Abbreviations only where a number follows; words of their own elsewhere.
-_BEFORE_NUMBERS = frozenset(
-    "no nos p art est circa jan feb mar apr jun jul aug sep sept oct nov dec".split()
+_BEFORE_NUMBERS = _listed(
+    "no nos p v art est circa jan feb mar apr jun jul aug sep sept oct nov dec"
 )
 # May end a sentence; then the next one must begin like a sentence.
-_MAY_END = frozenset("etc inc ltd co corp jr sr bros a.m p.m b.c a.d ph.d m.d esq".split())
-_STARTERS = frozenset(
+_MAY_END = _listed("etc inc ltd co corp jr sr bros a.m p.m b.c a.d ph.d m.d esq")
+_STARTERS = _listed(
     "the a an this that these those he she it we they you i in on at if when while but and so then "
-    "there here what who how why as for after before his her its their my our no yes".split()
+    "there here what who how why as for after before his her its their my our no yes"
 )
 
 

@@ -7,16 +7,17 @@ from typing import Any
 
 from dopr.rewards import extract
 from dopr.rewards.mathematics import RewardFunction, is_missing, require_answers
-from dopr.rewards.similarity import row_info
+from dopr.rewards.similarity import other_tasks, row_info
 from dopr.sentences import first_sentence
 
 _RULES = (extract.answer_tag, extract.boxed)
-_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W_]+(?:'[^\W_]+)*")
+# A minus sign belongs to its number, a hyphen between two words or numbers to neither.
+_WORD = re.compile(r"(?<!\w)-?\d+(?:[.,]\d+)*|[^\W_]+(?:'[^\W_]+)*")
 
 
 def words(text: str) -> list[str]:
     """The words and numbers of a text, without case, punctuation and typographic variants."""
-    plain = unicodedata.normalize("NFKC", text).replace("’", "'").casefold()
+    plain = unicodedata.normalize("NFKC", text).replace("’", "'").replace("−", "-").casefold()
     return _WORD.findall(plain)
 
 
@@ -60,12 +61,13 @@ def make_rlpt_reward(judge: RewardFunction | None = None) -> RewardFunction:
         completion_ids: Sequence[Any] | None = None,
         answer: Sequence[Any] | None = None,
         extra_info: Sequence[Any] | None = None,
+        data_source: Sequence[Any] | None = None,
         **columns: Any,
     ) -> list[float | None]:
         """1.0 where the prediction's words are the first of the reference's, else 0.0.
 
         The column `extra_info` of an `rlpt:` task says how many words a prediction must have.
-        None where the reference is missing.
+        None where the reference is missing and for rows of other tasks.
 
         Source: RLPT [2509.19249, S] rewards a prefix in meaning, judged by a model; the match of
         words is ours.
@@ -76,8 +78,14 @@ def make_rlpt_reward(judge: RewardFunction | None = None) -> RewardFunction:
         references = require_answers("rlpt_reward", answer, len(completions))
         predictions = [prediction_of(completion) for completion in completions]
         infos = [None] * len(completions) if extra_info is None else list(extra_info)
-        if judge is not None:
-            return judge(
+        others = other_tasks("rlpt:", data_source, len(completions))
+        if judge is None:
+            scores = [
+                _match(prediction, reference, info)
+                for prediction, reference, info in zip(predictions, references, infos, strict=True)
+            ]
+        else:
+            scores = judge(
                 prompts=prompts,
                 completions=predictions,
                 completion_ids=completion_ids,
@@ -85,14 +93,15 @@ def make_rlpt_reward(judge: RewardFunction | None = None) -> RewardFunction:
                 extra_info=infos,
                 **columns,
             )
-        return [
-            None
-            if is_missing(reference)
-            else float(prefix_match(prediction, str(reference), row_info(info).get("min_words", 1)))
-            for prediction, reference, info in zip(predictions, references, infos, strict=True)
-        ]
+        return [None if other else score for other, score in zip(others, scores, strict=True)]
 
     return rlpt_reward
+
+
+def _match(prediction: str, reference: Any, info: Any) -> float | None:
+    if is_missing(reference):
+        return None
+    return float(prefix_match(prediction, str(reference), row_info(info).get("min_words", 1)))
 
 
 rlpt_reward = make_rlpt_reward()

@@ -9,6 +9,7 @@ from dopr.rewards import extract
 from dopr.rewards.mathematics import is_missing, require_answers
 
 BAD_FORMAT = -1.0
+_TASKS = ("gym:", "rlpt:", "srl:")
 
 
 def similarity(action: str, reference: str) -> float:
@@ -23,13 +24,15 @@ def similarity(action: str, reference: str) -> float:
     return difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
-def find_action(text: str, thought: str = "required") -> str | None:
+def find_action(text: str, thought: str = "required", separator: str = "") -> str | None:
     """The step in a completion, or None where its form is wrong.
 
     Args:
         text: one completion.
         thought: `required`: one thought, closed by `</think>` (its opening may stand in the
-            prompt), and after it the step; `none`: all of it is the step. A blank step is wrong.
+            prompt), and after it the step; `none`: what stands before the first `separator` is the
+            step. A blank step is wrong.
+        separator: of steps, where no thought is required; with none all of it is the step.
     """
     action = text
     if thought == "required":
@@ -37,6 +40,8 @@ def find_action(text: str, thought: str = "required") -> str | None:
         opened = before.lstrip().removeprefix("<think>")
         if not closing or any(tag in opened + action for tag in ("<think>", "</think>")):
             return None
+    elif separator:
+        action = text.strip().partition(separator)[0]
     return action.strip() or None
 
 
@@ -46,12 +51,14 @@ def srl_reward(
     completion_ids: Sequence[Any] | None = None,
     answer: Sequence[Any] | None = None,
     extra_info: Sequence[Any] | None = None,
+    data_source: Sequence[Any] | None = None,
     **columns: Any,
 ) -> list[float | None]:
     """The similarity of a completion's step to the expert's in [0, 1]; -1 where its form is wrong.
 
     The column `extra_info` of an `srl:` task says whether a thought is required; without it one is.
-    None where the reference is missing.
+    None where the reference is missing and for rows of other tasks, so that it can stand beside
+    another reward.
 
     Source: SRL [2510.25992, S].
 
@@ -60,16 +67,31 @@ def srl_reward(
     """
     references = require_answers("srl_reward", answer, len(completions))
     infos = [None] * len(completions) if extra_info is None else extra_info
+    others = other_tasks("srl:", data_source, len(completions))
+    rows = zip(completions, references, infos, others, strict=True)
     return [
-        None if is_missing(reference) else _score(completion, str(reference), info)
-        for completion, reference, info in zip(completions, references, infos, strict=True)
+        None if other or is_missing(reference) else _score(completion, str(reference), info)
+        for completion, reference, info, other in rows
     ]
 
 
 def _score(completion: Any, reference: str, info: Any) -> float:
-    thought = str(row_info(info).get("thought", "required"))
-    action = find_action(extract.completion_text(completion), thought)
+    row = row_info(info)
+    thought, separator = row.get("thought", "required"), row.get("separator", "")
+    action = find_action(extract.completion_text(completion), thought, separator)
     return BAD_FORMAT if action is None else similarity(action, reference)
+
+
+def other_tasks(own: str, data_source: Sequence[Any] | None, number: int) -> list[bool]:
+    """Which rows another task's reward scores, by the kind of source in `data_source`.
+
+    Args:
+        own: the kind that is scored here, such as `srl:`; rows of no known kind are too.
+        data_source: the column, or None where the dataset has none.
+        number: of rows.
+    """
+    sources = [None] * number if data_source is None else data_source
+    return [str(s).startswith(_TASKS) and not str(s).startswith(own) for s in sources]
 
 
 def row_info(info: Any) -> dict[str, Any]:

@@ -46,8 +46,9 @@ def load_task(
 
     Args:
         source: `gym:NAME?key=value&...`, `tiny:FAMILY/POOL`, `srl:SOURCE?key=value&...`,
-            `rlpt:FILE?key=value&...`, a `.jsonl`, `.json` or `.parquet` file, a folder saved by `datasets`, a Hub id (`owner/name`, optionally `#config`),
-            `path/to/file.py:name`, or a list of these.
+            `rlpt:FILE?key=value&...`, a `.jsonl`, `.json` or `.parquet` file, a folder saved by
+            `datasets`, a Hub id (`owner/name`, optionally `#config`), `path/to/file.py:name`, or a
+            list of these.
         split: which split, where a source has several. reasoning-gym families draw other items for
             "train" than for any other name.
         limit: keep at most so many rows: the first ones, shared evenly among several sources.

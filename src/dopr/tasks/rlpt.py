@@ -1,7 +1,7 @@
 """`rlpt:FILE?key=value&...`: plain text as prompts that ask for its own sentences.
 
-Next-segment prompts (ASR) show what precedes a sentence and ask for it; middle-segment prompts (MSR)
-also show the sentence after it.
+Next-segment prompts (ASR) show what precedes a sentence and ask for it; middle-segment prompts
+(MSR) also show the sentence after it.
 
 Source: RLPT [2509.19249, S]. Its wording and its limits were not available; they are ours.
 """
@@ -70,8 +70,8 @@ def rlpt_rows(source: str, *, limit: int | None) -> list[Row]:
         rows.extend(_rows_of(_read(path, source), options, f"rlpt:{path.stem}"))
     if not rows:
         raise UserError(
-            f"{source!r} gives no prompt: it needs two sentences in a row (three for ask=middle) of "
-            f"at least min_words={options.min_words} words"
+            f"{source!r} gives no prompt: after its first sentence (and before its last, for "
+            f"ask=middle) no sentence has min_words={options.min_words} words; give more text"
         )
     return thin_out(rows, options)[:limit]
 

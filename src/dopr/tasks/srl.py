@@ -1,7 +1,8 @@
 """`srl:SOURCE?key=value&...`: expert solutions as step-wise instances.
 
-A solution of N steps gives N - 1 prompts: the problem and the first k - 1 steps of the expert, for k
-from 1 to N - 1; the reference is step k. The last step, mostly the bare answer, is never asked for.
+A solution of N steps gives N - 1 prompts: the problem and the first k - 1 steps of the expert, for
+k from 1 to N - 1; the reference is step k. The last step, mostly the bare answer, is never asked
+for.
 
 Source: SRL [2510.25992, S]. How solutions are cut into steps and how a prompt is worded were not
 available and are ours.
@@ -40,7 +41,8 @@ class SRLOptions:
             which is `numbered` where at least two numbers are found and else `sentences`.
         thought: `required` asks for `<think>...</think>` before the step; `none` lets the model
             continue problem and steps as they are, for models without a chat form.
-        separator: stands between problem and steps where no thought is asked for.
+        separator: stands between problem and steps where no thought is asked for; what a model
+            writes after the first one is not part of its step.
         short: `error` refuses solutions of one step, `drop` leaves them out.
     """
 
@@ -157,7 +159,12 @@ def _instances(
             "prompt": _prompt(problem, steps[: k - 1], options),
             "answer": steps[k - 1],
             "data_source": label,
-            "extra_info": {"thought": options.thought, "step": k, "num_steps": len(steps)},
+            "extra_info": {
+                "thought": options.thought,
+                "separator": options.separator,
+                "step": k,
+                "num_steps": len(steps),
+            },
         }
         for k in range(1, len(steps))
     ]
