@@ -228,6 +228,7 @@ def _train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     settings = _settings(arguments, overrides, TrainSettings)
     settings.check()
     if arguments.print_config:
+        print("".join(f"# {departure}\n" for departure in settings.objective_departures), end="")
         return _print_config(settings)
     from dopr.train import train
 

@@ -7,6 +7,7 @@ from trl import GRPOConfig
 
 from dopr.advantages import ESTIMATORS
 from dopr.errors import UserError, unknown_name
+from dopr.objectives import check_ibro, fill_config
 
 EMPTY_UPDATES = ("take", "skip")
 
@@ -28,9 +29,14 @@ class DoPRConfig(GRPOConfig):
             is then counted in rollouts too. None leaves the schedule alone.
         max_rounds: a strategy that asks for rollouts more often within one step is stopped, and the
             step is taken on what it has.
+        objective: a named preset of the loss (`dopr.objectives`); fields that differ from TRL's
+            defaults win over it. None leaves the loss alone.
+        ibro_coefficient: weight of the advantage-weighted token entropy; None takes the
+            objective's, which is 0 for all but `ibro`.
+        ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
 
     Raises:
-        UserError: unknown estimator or value of `empty_update`.
+        UserError: unknown estimator, objective, or value of `empty_update`.
     """
 
     # An annotation would make it a field of the dataclass, or clash with TRL's own.
@@ -52,9 +58,18 @@ class DoPRConfig(GRPOConfig):
     max_rounds: int = field(
         default=64, metadata={"help": "Most rounds of rollouts a strategy may ask for in a step."}
     )
+    objective: str | None = field(
+        default=None, metadata={"help": "A named preset of the loss settings."}
+    )
+    ibro_coefficient: float | None = field(
+        default=None, metadata={"help": "Weight of the advantage-weighted token entropy."}
+    )
+    ibro_schedule: str = field(default="constant", metadata={"help": "constant or linear."})
 
     def __post_init__(self) -> None:
+        fill_config(self)
         super().__post_init__()
+        check_ibro(self.ibro_coefficient, self.ibro_schedule)
         if self.advantage_estimator not in ESTIMATORS:
             raise unknown_name("advantage_estimator", self.advantage_estimator, ESTIMATORS)
         if self.empty_update not in EMPTY_UPDATES:
@@ -73,6 +88,8 @@ class Selection:
     empty_update: str = "take"
     rollout_budget: int | None = None
     max_rounds: int = 64
+    ibro_coefficient: float | None = None
+    ibro_schedule: str = "constant"
 
     @classmethod
     def of(cls, args: Any) -> "Selection":

@@ -6,6 +6,7 @@ from typing import Any
 
 from dopr.errors import UserError, unknown_name
 from dopr.mapping import at_least
+from dopr.objectives import IBRO_SCHEDULES, OBJECTIVES, check_ibro, departures
 
 
 @dataclass
@@ -53,8 +54,10 @@ class TrainSettings:
         model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
         dataset: a task or a list of tasks; `dopr tasks` lists them.
         eval_dataset: held-out tasks to evaluate on, or null.
-        reward: `math`, `exact_match`, `format`, `gym` or `path/to/file.py:name`; several may be
-            given as a list and are added up.
+        reward: `math`, `exact_match`, `format`, `gym`, `srl`, `rlpt` or `path/to/file.py:name`;
+            several may be given as a list and are added up.
+        judge: `path/to/file.py:name`, what scores the predictions of `rlpt` instead of the match
+            of words, or null.
         reward_weights: one factor a reward.
         reward_noise: share of the verdicts in training that are flipped (0 for 1 and 1 for 0), for
             studies; evaluation stays true.
@@ -78,8 +81,14 @@ class TrainSettings:
         max_completion_length: tokens.
         temperature: of training rollouts.
         top_p: of training rollouts.
-        loss_type: TRL's name of the loss.
-        scale_rewards: TRL's `group`, `batch` or `none`.
+        objective: `grpo`, `dr_grpo`, `dapo`, `gspo`, `cispo`, `minirl` or `ibro`: a named preset
+            of `loss_type`, `scale_rewards` and TRL's clipping and importance sampling; what is set
+            beside it wins. Null means TRL's defaults.
+        ibro_coefficient: weight of the advantage-weighted token entropy in the objective; null
+            takes the objective's, which is 0 for all but `ibro`.
+        ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
+        loss_type: TRL's name of the loss; null takes the objective's, else `dapo`.
+        scale_rewards: TRL's `group`, `batch` or `none`; null takes the objective's, else `group`.
         advantage_estimator: `group`, `leave_one_out` or `dbb`.
         beta: weight of the KL term.
         empty_update: `take` or `skip` updates of steps without reward variance.
@@ -111,6 +120,7 @@ class TrainSettings:
     dataset: str | list[str] | None = None
     eval_dataset: str | list[str] | None = None
     reward: str | list[str] = "math"
+    judge: str | None = None
     reward_weights: list[float] | None = None
     reward_timeout_s: float = 60.0
     reward_noise: float = 0.0
@@ -132,8 +142,11 @@ class TrainSettings:
     max_completion_length: int = 256
     temperature: float = 1.0
     top_p: float = 1.0
-    loss_type: str = "dapo"
-    scale_rewards: str | bool = "group"
+    objective: str | None = None
+    ibro_coefficient: float | None = None
+    ibro_schedule: str = "constant"
+    loss_type: str | None = None
+    scale_rewards: str | bool | None = None
     advantage_estimator: str = "group"
     beta: float = 0.0
     empty_update: str = "take"
@@ -159,6 +172,19 @@ class TrainSettings:
     trust_remote_code: bool = False
     threads: int | None = None
     trl: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Lay the objective's settings under what is given."""
+        preset = OBJECTIVES.get(self.objective or "")
+        usual = {"loss_type": "dapo", "scale_rewards": "group"}
+        rest = dict(preset.settings) if preset else {}
+        for name, default in usual.items():
+            value = rest.pop(name, default)
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        self.trl = rest | self.trl
+        if self.ibro_coefficient is None:
+            self.ibro_coefficient = preset.ibro_coefficient if preset else 0.0
 
     def check(self) -> None:
         """Refuse what cannot be run, before anything is loaded.
@@ -209,6 +235,10 @@ class TrainSettings:
             raise UserError("learning_rate and temperature must be above 0")
         self.eval.check()
         self._check_trl()
+        self._check_objective()
+        rewards = [self.reward] if isinstance(self.reward, str) else self.reward
+        if self.judge is not None and "rlpt" not in [r.removesuffix("_reward") for r in rewards]:
+            raise UserError("judge is for the reward rlpt, which is not among the rewards; add it")
         make_strategy(
             self.strategy, **{"num_generations": self.num_generations, **self.strategy_args}
         )
@@ -228,6 +258,24 @@ class TrainSettings:
         limits = self.limits.items()
         return any(limit is not None and totals[name] >= limit for name, limit in limits)
 
+    @property
+    def objective_departures(self) -> list[str]:
+        """Where settings that win leave the named objective, one sentence each."""
+        if self.objective is None:
+            return []
+        own = {"loss_type": self.loss_type, "scale_rewards": self.scale_rewards}
+        return departures(self.objective, self.trl | own)
+
+    def _check_objective(self) -> None:
+        check_ibro(self.ibro_coefficient, self.ibro_schedule)
+        _ = self.objective_departures  # refuses what contradicts itself
+        decays = self.ibro_coefficient and self.ibro_schedule != "constant"
+        if decays and self.steps is self.max_rollouts is None:
+            raise UserError(
+                f"ibro_schedule {self.ibro_schedule!r} needs to know the end; give `steps` or "
+                "`max_rollouts`"
+            )
+
     def _check_trl(self) -> None:
         own = {f.name for f in dataclasses.fields(self)} - {"trl", "eval"}
         for key in self.trl:
@@ -244,6 +292,8 @@ class TrainSettings:
 
 
 _CHOICES = {
+    "objective": tuple(OBJECTIVES),
+    "ibro_schedule": IBRO_SCHEDULES,
     "loss_type": ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"),
     "scale_rewards": ("batch", "group", "none"),
     "advantage_estimator": ("dbb", "group", "leave_one_out", "zvp"),

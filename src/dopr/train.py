@@ -36,6 +36,7 @@ _SAME_NAME = (
     *("seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_completion_length"),
     "num_iterations",
     *("temperature", "top_p", "loss_type", "scale_rewards", "beta", "reward_weights"),
+    *("ibro_coefficient", "ibro_schedule"),
     *("save_total_limit", "use_vllm", "vllm_mode", "report_to"),
 )
 _NO_END = 10**9  # steps, where tokens or seconds end the run
@@ -117,6 +118,8 @@ def train(
         rewind(run_dir, found)
         (run_dir / "config.yaml").write_text(to_yaml(to_mapping(settings)))
     progress = Progress(Goal(settings.limits), label, quiet)
+    for departure in settings.objective_departures:
+        progress.say(f"note: {departure}")
     try:
         with Interrupt(progress.say) as interrupt:
             evaluator = _evaluator(settings, materials, trainer)
@@ -176,7 +179,10 @@ def load_materials(settings: TrainSettings) -> Materials:
         UserError: one of them does not exist or does not fit.
     """
     names = [settings.reward] if isinstance(settings.reward, str) else settings.reward
-    rewards = [load_reward(name, timeout_s=settings.reward_timeout_s) for name in names]
+    rewards = [
+        load_reward(name, timeout_s=settings.reward_timeout_s, judge=settings.judge)
+        for name in names
+    ]
     if settings.reward_weights is not None and len(settings.reward_weights) != len(rewards):
         raise UserError(
             f"reward_weights has {len(settings.reward_weights)} numbers for {len(rewards)} rewards"

@@ -41,6 +41,7 @@ from dopr.microbatches import (
     unpack_handle,
     whole_batch,
 )
+from dopr.objectives import ibro_term, ibro_weight
 from dopr.pool import prompt_categories, prompt_names
 from dopr.runlog import StepClock, StepLog, choice_metrics, totals
 from dopr.schedule import run_over_rollouts
@@ -323,10 +324,29 @@ class DoPRTrainer(GRPOTrainer):
         self._loss_inputs = inputs
         loss = super()._compute_loss(model, inputs)
         self._loss_inputs = None
+        scale = inputs.get("dopr_scale")
+        loss = loss if scale is None else loss * scale.to(loss.device)
+        if self._settings.ibro_coefficient and self.model.training:
+            loss = loss - self._ibro(inputs)
         if "dopr_prompt" in inputs and self.model.training:
             self._note_entropies(inputs)
-        scale = inputs.get("dopr_scale")
-        return loss if scale is None else loss * scale.to(loss.device)
+        return loss
+
+    def _ibro(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """IBRO's weighted term; the mean runs over the tokens of an optimiser step, as TRL's `dapo`
+        loss counts them, whatever the loss.
+        """
+        settings, state = self._settings, self.state
+        done, end = state.global_step, state.max_steps
+        if settings.rollout_budget is not None:
+            done, end = self.driver.spent.rollouts, settings.rollout_budget
+        assert settings.ibro_coefficient is not None and self._entropies is not None
+        weight = ibro_weight(settings.ibro_coefficient, settings.ibro_schedule, done / max(end, 1))
+        self._metrics["train"]["ibro/coefficient"].append(weight)
+        updates = self.args.steps_per_generation / self.current_gradient_accumulation_steps
+        tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+        mask = loss_mask(inputs)
+        return weight * ibro_term(self._entropies, inputs["advantages"], mask, tokens / updates)
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)

@@ -4,9 +4,11 @@
 strings or chat lists, and None means that the completion could not be scored.
 """
 
+from dopr.rewards.continuation import make_rlpt_reward, rlpt_reward
 from dopr.rewards.gym import gym_reward, make_gym_reward
 from dopr.rewards.mathematics import make_math_reward, math_reward
 from dopr.rewards.plain import exact_match_reward, format_reward
+from dopr.rewards.similarity import srl_reward
 from dopr.rewards.stats import checker_stats
 from dopr.rewards.user import REWARDS, IsolatedReward, load_reward
 
@@ -20,5 +22,8 @@ __all__ = [
     "load_reward",
     "make_gym_reward",
     "make_math_reward",
+    "make_rlpt_reward",
     "math_reward",
+    "rlpt_reward",
+    "srl_reward",
 ]

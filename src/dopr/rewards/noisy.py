@@ -25,7 +25,7 @@ def flip_verdicts(
         low, high: ends of the reward's range.
 
     Raises:
-        UserError: a share outside [0, 1).
+        UserError: a share outside [0, 1); at a call, a value outside the range.
     """
     if not 0 <= share < 1:
         raise UserError(f"reward_noise is {share}; it must lie in [0, 1)")
@@ -37,6 +37,12 @@ def flip_verdicts(
         prompts: Sequence[Any], completions: Sequence[Any], **columns: Any
     ) -> list[float | None]:
         values = reward(prompts=prompts, completions=completions, **columns)
+        outside = [v for v in values if v is not None and not low <= v <= high]
+        if outside:
+            raise UserError(
+                f"reward_noise flips verdicts between {low:g} and {high:g}, and a reward gave "
+                f"{outside[0]:g}; set reward_noise to 0"
+            )
         step = getattr(columns.get("trainer_state"), "global_step", 0)
         return [
             low + high - value

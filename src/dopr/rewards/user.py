@@ -7,10 +7,12 @@ from typing import Any
 
 from dopr.errors import UserError, unknown_name
 from dopr.loading import is_file_spec, load_object, split_file_spec
+from dopr.rewards.continuation import make_rlpt_reward, rlpt_reward
 from dopr.rewards.gym import gym_reward
 from dopr.rewards.mathematics import RewardFunction, math_reward
 from dopr.rewards.plain import exact_match_reward, format_reward
 from dopr.rewards.sandbox import Outcome, Pool, WorkerStartError
+from dopr.rewards.similarity import srl_reward
 from dopr.rewards.stats import count, record
 
 logger = logging.getLogger(__name__)
@@ -20,6 +22,8 @@ REWARDS: dict[str, RewardFunction] = {
     "exact_match": exact_match_reward,
     "format": format_reward,
     "gym": gym_reward,
+    "srl": srl_reward,
+    "rlpt": rlpt_reward,
 }
 _LOGGERS = ("log_metric", "log_extra")
 _MOST_TIMEOUTS = 3
@@ -142,15 +146,19 @@ class IsolatedReward:
         return [None if value == "nan" else value for value in values]
 
 
-def load_reward(name: str, *, isolate: bool = True, timeout_s: float = 60.0) -> RewardFunction:
+def load_reward(
+    name: str, *, isolate: bool = True, timeout_s: float = 60.0, judge: str | None = None
+) -> RewardFunction:
     """A reward function by name.
 
     Args:
-        name: "math", "exact_match", "format", "gym" (also with "_reward" at the end), or
-            `path/to/file.py:name`.
+        name: "math", "exact_match", "format", "gym", "srl", "rlpt" (also with "_reward" at the
+            end), or `path/to/file.py:name`.
         isolate: run a reward from a file in a child process that can be killed; False calls it
             here, without a time limit.
         timeout_s: seconds for one call of an isolated reward.
+        judge: `path/to/file.py:name`, what scores the predictions of "rlpt" instead of the match
+            of words; of no effect on other rewards.
 
     Raises:
         UserError: unknown name; missing file or name; not callable.
@@ -165,4 +173,8 @@ def load_reward(name: str, *, isolate: bool = True, timeout_s: float = 60.0) -> 
     short = name.removesuffix("_reward")
     if short not in REWARDS:
         raise unknown_name("reward", name, [*REWARDS, "path/to/file.py:name"])
+    if short == "rlpt" and judge is not None:
+        if not is_file_spec(judge):
+            raise UserError(f"judge {judge!r} is not of the form path/to/file.py:name")
+        return make_rlpt_reward(load_reward(judge, isolate=isolate, timeout_s=timeout_s))
     return REWARDS[short]

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from dopr.ledger import Ledger
-from dopr.strategies.base import Group, StepPlan, Strategy
+from dopr.strategies.base import Group, StepPlan, Strategy, require
 from dopr.strategies.candidates import at_least_one, draw_new, informative_first, requests_for
 from dopr.stream import PromptStream
 
@@ -17,6 +19,11 @@ class DAPO(Strategy):
         prompts_per_round: prompts rolled out in each round; None takes prompts_per_step. The
             official scripts take three times as many, which fills the batch in fewer rounds and
             throws more away.
+        min_reward_std: standard deviation (divisor n) that a group's rewards must exceed to count
+            as having variance. 0 drops groups of equal rewards only, right for verdicts; a dense
+            reward nearly always differs a little, and groups below the threshold are then neither
+            kept nor fallen back on. Dynamic sampling of SRL [2510.25992, S], whose threshold is
+            not known.
         max_rounds: rounds after which the step goes on with what there is (10 in the official
             scripts, which stop the run there).
 
@@ -33,12 +40,14 @@ class DAPO(Strategy):
     prompts_per_step: int = 8
     prompts_per_round: int | None = None
     max_rounds: int = 10
+    min_reward_std: float = 0.0
     _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step, max_rounds=self.max_rounds)
         if self.prompts_per_round is not None:
             at_least_one(prompts_per_round=self.prompts_per_round)
+        require(self.min_reward_std >= 0, "min_reward_std must not be negative")
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         mixed: list[Group] = []
@@ -51,9 +60,13 @@ class DAPO(Strategy):
                 break  # the whole pool is in the batch
             rounds += 1
             for group in (yield requests_for(chosen, self.num_generations)):
-                (mixed if group.informative else blank).append(group)
+                (mixed if self._spread_enough(group) else blank).append(group)
         self._last = {"select/rounds": float(rounds), "select/discarded_groups": float(len(blank))}
-        return informative_first(mixed or blank, self.prompts_per_step)
+        fallback = [group for group in blank if not group.informative]
+        return informative_first(mixed or fallback, self.prompts_per_step)
+
+    def _spread_enough(self, group: Group) -> bool:
+        return group.informative and float(np.std(group.scored)) > self.min_reward_std
 
     def metrics(self) -> dict[str, float]:
         return dict(self._last)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dopr.errors import UserError, unknown_name
 from dopr.tasks.columns import Row, make_mapper, to_json
 from dopr.tasks.gym import gym_rows, list_families
+from dopr.tasks.rlpt import rlpt_rows
 from dopr.tasks.sources import read_source
+from dopr.tasks.srl import srl_rows
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,6 +26,8 @@ FILE_KINDS = {
     "path/to/folder": "a folder written by datasets' save_to_disk",
     "owner/name#config": "a dataset on the Hugging Face Hub (#config where it has several)",
     "tiny:FAMILY/POOL": "a pool made for the tiny model: half, hard or eval of a family",
+    "srl:path/to/file.jsonl": "expert solutions as step-wise instances, for the reward srl",
+    "rlpt:path/to/file.txt": "sentences of plain text to predict, for the reward rlpt",
     "path/to/file.py:name": "your own function, which returns rows or a datasets.Dataset",
 }
 
@@ -41,9 +45,10 @@ def load_task(
     """Load one source of prompts, or several as one.
 
     Args:
-        source: `gym:NAME?key=value&...`, `tiny:FAMILY/POOL`, a `.jsonl`, `.json` or `.parquet`
-            file, a folder saved by `datasets`, a Hub id (`owner/name`, optionally `#config`),
-            `path/to/file.py:name`, or a list of these.
+        source: `gym:NAME?key=value&...`, `tiny:FAMILY/POOL`, `srl:SOURCE?key=value&...`,
+            `rlpt:FILE?key=value&...`, a `.jsonl`, `.json` or `.parquet` file, a folder saved by
+            `datasets`, a Hub id (`owner/name`, optionally `#config`), `path/to/file.py:name`, or a
+            list of these.
         split: which split, where a source has several. reasoning-gym families draw other items for
             "train" than for any other name.
         limit: keep at most so many rows: the first ones, shared evenly among several sources.
@@ -112,6 +117,10 @@ def _load_rows(
 ) -> list[Row]:
     if source.startswith("gym:"):
         rows = gym_rows(source, split=split, seed=seed, limit=limit)
+    elif source.startswith("srl:"):
+        rows = srl_rows(source, split=split, columns=columns, limit=limit)
+    elif source.startswith("rlpt:"):
+        rows = rlpt_rows(source, limit=limit)
     else:
         raw, label = read_source(source, split)
         # Names come from every row: a JSONL file's first row may lack an optional one.
