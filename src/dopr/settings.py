@@ -53,8 +53,8 @@ class TrainSettings:
         model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
         dataset: a task or a list of tasks; `dopr tasks` lists them.
         eval_dataset: held-out tasks to evaluate on, or null.
-        reward: `math`, `exact_match`, `format`, `gym` or `path/to/file.py:name`; several may be
-            given as a list and are added up.
+        reward: `math`, `exact_match`, `format`, `gym`, `embedding:DIR` (a fitted reward model) or
+            `path/to/file.py:name`; several may be given as a list and are added up.
         reward_weights: one factor a reward.
         reward_noise: share of the verdicts in training that are flipped (0 for 1 and 1 for 0), for
             studies; evaluation stays true.
