@@ -22,6 +22,7 @@ COMMANDS = (
     "tasks",
     "strategies",
     "warmstart",
+    "rewards",
 )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dopr.cli_rewards import add_rewards
 from dopr.errors import UserError
 
 _OVERRIDES = "Any setting can be given as --name value or --group.name value."
@@ -109,6 +110,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
     _add_training(add)
     _add_replay(add)
     _add_rest(add)
+    add_rewards(add)
     return parser, commands
 
 

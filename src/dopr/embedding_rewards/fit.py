@@ -2,16 +2,18 @@
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dopr.checkpoint import write_atomically
 from dopr.embedding_rewards.cache import embed_cached
-from dopr.embedding_rewards.data import read_data
-from dopr.embedding_rewards.embedder import load_embedder
+from dopr.embedding_rewards.data import prompt_key, read_data
+from dopr.embedding_rewards.embedder import Embedder, load_embedder
 from dopr.embedding_rewards.heads import (
     Head,
     Optimisation,
@@ -76,7 +78,7 @@ class FitSettings:
     noise: list[float] = field(default_factory=lambda: [0.0, 0.1, 0.2, 0.3, 0.4])
     reward_column: str | None = None
     hidden: int = 0
-    l2: float = 1e-4
+    l2: float = 1e-3
     pairs_per_prompt: int = 10
     held_out: float = 0.25
     seed: int = 0
@@ -142,7 +144,7 @@ def fit_rewards(settings: FitSettings) -> dict[str, Any]:
     fit_seconds = time.perf_counter() - after_embedding
     model = RewardModel(
         settings.kind,
-        settings.embedder,
+        _lasting_name(settings.embedder),
         int(material.vectors.shape[1]),
         members,
         settings.aggregate,
@@ -215,22 +217,27 @@ def _material(settings: FitSettings) -> tuple[Material, int]:
     data = read_data(settings.data, settings.reward_column)
     computed = 0
 
-    def load() -> Any:
+    def load() -> Embedder:
         return load_embedder(settings.embedder, settings.batch_size, settings.trust_remote_code)
 
-    def embed(prompts: Any, responses: Any) -> Any:
+    def embed(prompts: Sequence[Any], responses: Sequence[str]) -> NDArray[Any]:
         nonlocal computed
         if settings.reads == "prompt":
-            vectors = embed_prompts(
+            computed = len({prompt_key(prompt) for prompt in prompts})
+            return embed_prompts(
                 settings.embedder, prompts, settings.batch_size, settings.trust_remote_code
             )
-            computed = len(set(map(str, prompts)))
-            return vectors
         cache = Path(settings.cache or Path(settings.output) / "embeddings")
         vectors, computed = embed_cached(cache, settings.embedder, load, prompts, responses)
         return vectors
 
     return make_material(data, embed, settings.pairs_per_prompt, settings.seed), computed
+
+
+def _lasting_name(embedder: str) -> str:
+    """A local folder as a whole path, so that the head can be used from anywhere."""
+    folder = Path(embedder).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else embedder
 
 
 def _check_training(train: Material, settings: FitSettings) -> None:

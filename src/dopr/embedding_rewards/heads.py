@@ -44,7 +44,7 @@ class Optimisation:
     """
 
     hidden: int = 0
-    l2: float = 1e-4
+    l2: float = 1e-3
     seed: int = 0
 
 
