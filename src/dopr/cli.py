@@ -5,6 +5,7 @@ by the subcommand that needs them, so that help is instant.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -400,7 +401,9 @@ def _warmstart(arguments: argparse.Namespace, overrides: list[str]) -> int:
     settings = _settings(arguments, overrides, WarmstartConfig)
     if arguments.print_config:
         return _print_config(settings)
-    print(json.dumps(run_warmstart(settings), indent=2, default=str))
+    with contextlib.redirect_stdout(sys.stderr):  # where transformers prints its losses
+        result = run_warmstart(settings)
+    print(json.dumps(result, indent=2, default=str))
     return 0
 
 
