@@ -102,16 +102,13 @@ def _print_report(report: dict[str, Any]) -> None:
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
     for name in names:
         table.add_column(name.replace("_", " "))
-    largest = [row["best_of_n"][-1] for row in figures if row.get("best_of_n")]
-    if largest:
-        table.add_column(f"best of {largest[0]['n']}")
-        table.add_column("random")
-        table.add_column("oracle")
-    for row in figures:
+    chosen = [_telling(row.get("best_of_n", [])) for row in figures]
+    if chosen and chosen[0]:
+        for head in (f"best of {chosen[0]['n']:g}", "random", "oracle"):
+            table.add_column(head)
+    for row, best in zip(figures, chosen, strict=True):
         cells = [_number(row[name]) for name in names]
-        if row.get("best_of_n"):
-            best = row["best_of_n"][-1]
-            cells += [_number(best[name]) for name in ("reward", "random", "oracle")]
+        cells += [_number(best[name]) for name in ("reward", "random", "oracle") if best]
         table.add_row(*cells)
     Console(width=160).print(table)
     print(
@@ -121,6 +118,12 @@ def _print_report(report: dict[str, Any]) -> None:
     )
     if settings["reads"] == "response":
         print(f"use it with: --reward embedding:{settings['output']}")
+
+
+def _telling(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Of a best-of-n table, the largest n that at least half of the prompts have responses for."""
+    enough = [row for row in rows if 2 * row["prompts"] >= rows[0]["prompts"]]
+    return enough[-1] if enough else {}
 
 
 def _number(value: float | None) -> str:
