@@ -202,6 +202,19 @@ def test_nothing_correct_is_said(tmp_path: Path) -> None:
         read_solutions(data)
 
 
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "1", "response": "2", "correct": "yes"}, "row 2: verdict 'yes' is no number"),
+        ({"prompt": "1", "correct": 1}, "row 2 lacks prompt or response"),
+    ],
+)
+def test_a_broken_row_is_named(row: Any, message: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "1", "response": "2", "correct": 1}, row]
+    with pytest.raises(UserError, match=message):
+        read_solutions(write(tmp_path / "s.jsonl", rows))
+
+
 def test_random_takes_distinct_rows() -> None:
     config = CurateConfig("none", 5, "random")
     chosen = choose(np.zeros((9, 1)), np.zeros(9, np.int64), ["p"] * 9, config)

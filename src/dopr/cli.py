@@ -27,6 +27,8 @@ _EPILOG = {
     "replay": "Counterfactual: the recorded policy learns what it learned, whatever is chosen. "
     "Example: dopr replay history.json --strategies dopr uniform-1 --strategy-args "
     "dopr.candidates=32 dopr.exploration=0",
+    "warmstart": f"{_OVERRIDES} Example: dopr warmstart --base MODEL --curate.data solutions.jsonl "
+    "--curate.size 256 --learning_rate 1e-5 --measure_prompts 0 --output_dir runs/warm",
     "tasks": "A task is named by --dataset; options follow the name: gym:chain_sum?max_terms=3.",
 }
 

@@ -51,6 +51,7 @@ def add_rewards(add: Callable[..., argparse.ArgumentParser]) -> None:
     fit.add_argument("--seed", type=int)
     fit.add_argument("--cache", metavar="DIR", help="of embeddings (default: in the output)")
     fit.add_argument("--batch-size", type=int, help="sequences at once (default: 32)")
+    fit.add_argument("--dtype", help="of the embedder's weights (default: float32)")
     fit.add_argument("--trust-remote-code", action="store_true", help="run the embedder's code")
     fit.add_argument("--json", action="store_true", help="print report.json")
 

@@ -27,6 +27,7 @@ _MANIFEST = "manifest.json"
 def embed_cached(
     folder: Path,
     name: str,
+    dtype: str,
     load: Callable[[], Embedder],
     prompts: Sequence[Any],
     responses: Sequence[str],
@@ -36,6 +37,7 @@ def embed_cached(
     Args:
         folder: of the cache; one below it belongs to the embedder.
         name: of the embedder.
+        dtype: of its weights.
         load: makes the embedder; called only if something is missing.
         prompts: n texts or chats.
         responses: n texts.
@@ -44,10 +46,10 @@ def embed_cached(
         The vectors, shape (n, width), and how many were computed now.
 
     Raises:
-        UserError: the cache is damaged.
+        UserError: the cache is damaged, or holds vectors of another width.
     """
     print_of_files = fingerprint(name)
-    home = folder / hashlib.sha256(f"{name}\n{print_of_files}".encode()).hexdigest()[:16]
+    home = folder / hashlib.sha256(f"{name}\n{dtype}\n{print_of_files}".encode()).hexdigest()[:16]
     keys = [_key(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
     known, vectors = _read(home)
     place = {key: i for i, key in enumerate(known)}
@@ -55,11 +57,17 @@ def embed_cached(
     if missing:
         rows = list(missing.values())
         new = load().embed([prompts[i] for i in rows], [responses[i] for i in rows])
-        vectors = new if not known else np.concatenate([vectors, new])
+        if known and new.shape[1] != vectors.shape[1]:
+            raise UserError(
+                f"{name!r} makes embeddings of width {new.shape[1]}, but the cache holds some of "
+                f"width {vectors.shape[1]}; remove {str(home)!r}"
+            )
+        vectors = np.concatenate([vectors, new]) if known else new
         for key in missing:
             place[key] = len(place)
         manifest = {
             "embedder": name,
+            "dtype": dtype,
             "fingerprint": print_of_files,
             "width": int(vectors.shape[1]),
             "keys": list(place),

@@ -154,6 +154,7 @@ def _scored(
     rows: RawRows, names: Sequence[str], prompt: str, reward_column: str | None, where: str
 ) -> Scored:
     response = _required(RESPONSES, names, "response", where)
+    _check_rows(rows, prompt, response)
     column = _reward_column(names, reward_column, where)
     rewards = np.array([_number(row.get(column), column, i) for i, row in enumerate(rows)])
     # A reward that could not be given says nothing about its response.
@@ -170,10 +171,19 @@ def _scored(
 
 
 def _preferences(rows: RawRows, prompt: str) -> Preferences:
+    _check_rows(rows, prompt, "chosen", "rejected")
     prompts = [row[prompt] for row in rows]
     chosen = [completion_text(row["chosen"]) for row in rows]
     rejected = [completion_text(row["rejected"]) for row in rows]
     return Preferences(prompts, chosen, rejected, _groups(prompts))
+
+
+def _check_rows(rows: RawRows, prompt: str, *responses: str) -> None:
+    """Every row has a prompt and its responses, each a text or a chat."""
+    for number, row in enumerate(rows):
+        for name in (prompt, *responses):
+            if not isinstance(row.get(name), str | list):
+                raise UserError(f"row {number + 1} has no text in {name!r}; correct or remove it")
 
 
 def _groups(prompts: Sequence[Any]) -> NDArray[np.int64]:

@@ -139,7 +139,12 @@ def _plain(tokenizer: Any, prompt: Any) -> str:
     return "\n\n".join(str(message["content"]) for message in prompt)
 
 
-def load_embedder(name: str, batch_size: int = 32, trust_remote_code: bool = False) -> Embedder:
+def load_embedder(
+    name: str,
+    batch_size: int = 32,
+    trust_remote_code: bool = False,
+    dtype: str = "float32",
+) -> Embedder:
     """An embedder by name, where the machine computes best.
 
     Args:
@@ -147,11 +152,12 @@ def load_embedder(name: str, batch_size: int = 32, trust_remote_code: bool = Fal
             `sentence-transformers:NAME`.
         batch_size: sequences in a forward pass.
         trust_remote_code: run code that comes with the model.
+        dtype: of a language model's weights.
 
     Raises:
         UserError: it does not exist or cannot be loaded.
     """
     if name.startswith(SENTENCE_PREFIX):
         return SentenceEmbedder(name.removeprefix(SENTENCE_PREFIX), batch_size)
-    model, tokenizer = load_model(name, trust_remote_code=trust_remote_code)
+    model, tokenizer = load_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
     return CausalEmbedder(model.to(best_device()), tokenizer, batch_size)

@@ -33,6 +33,7 @@ from dopr.embedding_rewards.predictor import embed_prompts
 from dopr.embedding_rewards.trees import fit_trees
 from dopr.errors import UserError, unknown_name
 from dopr.mapping import at_least, to_mapping
+from dopr.models import DTYPES
 
 KINDS = ("bt", "classify", "boost")
 HEADS = (*KINDS, "ensemble")
@@ -64,6 +65,7 @@ class FitSettings:
         seed: of the split, the pairs, the noise and the first weights.
         cache: folder of the embeddings; null takes `embeddings` in `output`.
         batch_size: sequences in a forward pass of the embedder.
+        dtype: of the embedder's weights.
         trust_remote_code: run code that comes with the embedder.
     """
 
@@ -84,6 +86,7 @@ class FitSettings:
     seed: int = 0
     cache: str | None = None
     batch_size: int = 32
+    dtype: str = "float32"
     trust_remote_code: bool = False
 
     @property
@@ -102,6 +105,7 @@ class FitSettings:
             ("member", KINDS),
             ("aggregate", AGGREGATES),
             ("reads", READS),
+            ("dtype", DTYPES),
         )
         for name, known in choices:
             if getattr(self, name) not in known:
@@ -149,6 +153,7 @@ def fit_rewards(settings: FitSettings) -> dict[str, Any]:
         members,
         settings.aggregate,
         settings.reads,
+        settings.dtype,
     )
     measure = measure_prompts if settings.reads == "prompt" else measure_responses
     figures = []
@@ -218,17 +223,25 @@ def _material(settings: FitSettings) -> tuple[Material, int]:
     computed = 0
 
     def load() -> Embedder:
-        return load_embedder(settings.embedder, settings.batch_size, settings.trust_remote_code)
+        return load_embedder(
+            settings.embedder, settings.batch_size, settings.trust_remote_code, settings.dtype
+        )
 
     def embed(prompts: Sequence[Any], responses: Sequence[str]) -> NDArray[Any]:
         nonlocal computed
         if settings.reads == "prompt":
             computed = len({prompt_key(prompt) for prompt in prompts})
             return embed_prompts(
-                settings.embedder, prompts, settings.batch_size, settings.trust_remote_code
+                settings.embedder,
+                prompts,
+                settings.batch_size,
+                settings.trust_remote_code,
+                settings.dtype,
             )
         cache = Path(settings.cache or Path(settings.output) / "embeddings")
-        vectors, computed = embed_cached(cache, settings.embedder, load, prompts, responses)
+        vectors, computed = embed_cached(
+            cache, settings.embedder, settings.dtype, load, prompts, responses
+        )
         return vectors
 
     return make_material(data, embed, settings.pairs_per_prompt, settings.seed), computed

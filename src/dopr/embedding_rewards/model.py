@@ -34,6 +34,7 @@ class RewardModel:
         members: one head, or those of an ensemble.
         aggregate: how an ensemble agrees: by the `mean` or the `lowest` of its members.
         reads: `response`, or `prompt` for a predictor of success.
+        dtype: of the embedder's weights.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class RewardModel:
     members: tuple[Head, ...]
     aggregate: str = "mean"
     reads: str = "response"
+    dtype: str = "float32"
 
     def probability(self, vectors: NDArray[Any]) -> Array:
         """Rewards in [0, 1], shape (n, width) to (n,).
@@ -56,7 +58,10 @@ class RewardModel:
         return self._agreed([expit(head.logits(vectors)) for head in self.members])
 
     def pair_probability(self, first: NDArray[Any], second: NDArray[Any]) -> Array:
-        """Chance that the first response of each pair is the better, (n, width) each to (n,)."""
+        """Chance that the first response of each pair is the better, (n, width) each to (n,).
+
+        An ensemble's is the mean of its members', whatever `aggregate` says of rewards.
+        """
         self._check(first)
         self._check(second)
         margins = [head.logits(first) - head.logits(second) for head in self.members]
@@ -88,6 +93,7 @@ class RewardModel:
             "format": _FORMAT,
             "kind": self.kind,
             "embedder": self.embedder,
+            "dtype": self.dtype,
             "width": self.width,
             "members": len(self.members),
             "aggregate": self.aggregate,
@@ -109,7 +115,7 @@ class RewardModel:
         try:
             facts = json.loads((folder / FACTS_FILE).read_text())
             stored = load_file(folder / HEAD_FILE)
-            known = {name: facts[name] for name in ("kind", "embedder", "width")}
+            known = {name: facts[name] for name in ("kind", "embedder", "width", "dtype")}
             members = []
             for number in range(facts["members"]):
                 own = {

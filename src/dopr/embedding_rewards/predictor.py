@@ -46,7 +46,11 @@ class SuccessPredictor:
 
 
 def embed_prompts(
-    name: str, prompts: Sequence[Any], batch_size: int = 32, trust_remote_code: bool = False
+    name: str,
+    prompts: Sequence[Any],
+    batch_size: int = 32,
+    trust_remote_code: bool = False,
+    dtype: str = "float32",
 ) -> NDArray[np.float64]:
     """Embeddings of prompts as a strategy gets them, shape (n, width); equal ones are read once.
 
@@ -55,6 +59,7 @@ def embed_prompts(
         prompts: texts or chats.
         batch_size: prompts in a forward pass.
         trust_remote_code: run code that comes with the model.
+        dtype: of its weights.
 
     Raises:
         UserError: the name is of another kind, or the model cannot be loaded.
@@ -64,7 +69,7 @@ def embed_prompts(
             f"embedder {name!r} cannot predict success, since strategies read the policy's own "
             "embeddings; name a causal language model"
         )
-    model, tokenizer = load_model(name, trust_remote_code=trust_remote_code)
+    model, tokenizer = load_model(name, dtype=dtype, trust_remote_code=trust_remote_code)
     keys = [prompt_key(prompt) for prompt in prompts]
     distinct = dict(zip(keys, prompts, strict=True))
     values, _ = read_prompts(

@@ -34,7 +34,7 @@ class EmbeddingReward:
                 f"the head in {str(folder)!r} reads prompts, not responses; fit a reward without "
                 "--reads prompt"
             )
-        self._embedder = load_embedder(self._model.embedder) if embedder is None else embedder
+        self._embedder = embedder or load_embedder(self._model.embedder, dtype=self._model.dtype)
 
     def __call__(
         self,

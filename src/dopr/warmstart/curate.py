@@ -152,14 +152,19 @@ def read_solutions(source: str, reward: str | None = None) -> Solutions:
     names = list(dict.fromkeys(name for row in rows for name in row))
     prompt = _column(PROMPTS, names, source)
     response = _column(_RESPONSES, names, source)
+    for number, row in enumerate(rows):
+        if row.get(prompt) is None or row.get(response) is None:
+            raise UserError(f"{source!r}, row {number + 1} lacks prompt or response; remove it")
     if reward is None:
         verdict = _column(_VERDICTS, names, source, " or name a reward with --curate.reward")
         values = [row.get(verdict) for row in rows]
     else:
         values = _score(rows, names, prompt, response, reward)
     found: dict[str, tuple[Any, str]] = {}
-    for row, value in zip(rows, values, strict=True):
-        if value is not None and float(value) >= 1 - REWARD_TOLERANCE:
+    for number, (row, value) in enumerate(zip(rows, values, strict=True)):
+        if not isinstance(value, int | float | None):
+            raise UserError(f"{source!r}, row {number + 1}: verdict {value!r} is no number")
+        if value is not None and value >= 1 - REWARD_TOLERANCE:
             text = completion_text(row[response])
             found.setdefault(f"{row[prompt]}\0{text}", (row[prompt], text))
     if not found:
@@ -317,15 +322,17 @@ def farthest_points(features: Array, prompts: Sequence[str], count: int, used: s
     """
     distance = -np.linalg.norm(features - features.mean(axis=0), axis=1)
     taken = np.zeros(len(features), dtype=bool)
+    _, codes = np.unique(np.array(prompts), return_inverse=True)
+    fresh = np.array([prompt not in used for prompt in prompts])
     chosen: list[int] = []
     for _ in range(count):
-        fresh = np.array([prompt not in used for prompt in prompts]) & ~taken
         able = np.flatnonzero(fresh if fresh.any() else ~taken)
         best = int(able[np.argmax(distance[able])])
         away = np.linalg.norm(features - features[best], axis=1)
         distance = np.minimum(distance, away) if chosen else away
         taken[best] = True
         used.add(prompts[best])
+        fresh &= codes != codes[best]
         chosen.append(best)
     return np.array(chosen, dtype=np.int64)
 
