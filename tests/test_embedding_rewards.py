@@ -343,6 +343,11 @@ def test_a_mistake_is_one_line(
     assert line.startswith("dopr: error")
 
 
+def test_without_an_action_it_says_which_there_is(capsys: pytest.CaptureFixture) -> None:
+    assert cli.main(["rewards"]) == 2
+    assert "dopr rewards fit" in capsys.readouterr().err
+
+
 def test_a_policy_is_trained_on_it_and_its_completions_are_fitted_again(
     fitted: Any, tmp_path: Path, tiny_model_dir: Path
 ) -> None:

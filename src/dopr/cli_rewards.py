@@ -11,7 +11,7 @@ from dopr.errors import UserError
 def add_rewards(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Put `rewards` among the commands."""
     command = add("rewards", "Fit reward models on frozen embeddings.", _no_action)
-    actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
+    actions = command.add_subparsers(title="actions", metavar="ACTION")
     text = "Embed scored responses once, fit a small head on them, and measure it."
     fit = actions.add_parser(
         "fit",
@@ -57,7 +57,7 @@ def add_rewards(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def _no_action(arguments: argparse.Namespace, overrides: list[str]) -> int:
-    raise UserError("say what to do; known: fit")
+    raise UserError("say what to do, as in `dopr rewards fit --data FILE --output DIR`")
 
 
 def parse_shares(text: str) -> list[float]:
