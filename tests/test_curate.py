@@ -245,7 +245,9 @@ def test_the_command_finetunes_a_base_on_what_was_chosen(
     after = AutoModelForCausalLM.from_pretrained(folder, use_safetensors=True)
     assert any((a != b).any() for a, b in zip(before.parameters(), after.parameters(), strict=True))
     assert len(AutoTokenizer.from_pretrained(folder)) == after.config.vocab_size
-    assert "9 of 30 correct solutions" in (folder / "README.md").read_text()
+    card = (folder / "README.md").read_text()
+    assert "9 of 30 correct solutions" in card
+    assert str(tmp_path) not in card + (folder / "warmstart.json").read_text()
 
 
 def test_a_fresh_model_learns_the_facts_first_and_then_the_curated(tmp_path: Path) -> None:

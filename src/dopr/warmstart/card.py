@@ -24,12 +24,11 @@ _EVAL_ONLY = ("greedy", "careful_forced")
 def command(config: WarmstartConfig) -> str:
     """The command line that makes this model again: every setting that is not the default."""
     words = ["dopr", "warmstart"]
-    default = type(config)()
+    default, config = type(config)(), public(config)
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if item.name == "output_dir":
-            value = "tiny-reasoner"
-        elif item.name != "seed" and value == getattr(default, item.name):
+        always = item.name in ("output_dir", "seed")
+        if not always and value == getattr(default, item.name):
             continue
         if item.name == "curate":
             words += _curate_words(value)
@@ -37,6 +36,21 @@ def command(config: WarmstartConfig) -> str:
         text = f"[{','.join(value)}]" if item.name == "families" else str(value)
         words += [f"--{item.name}", shlex.quote(text)]
     return " ".join(words)
+
+
+def public(config: WarmstartConfig) -> WarmstartConfig:
+    """The settings with names in place of this machine's paths."""
+    if config.base is None and config.curate is None:
+        return dataclasses.replace(config, output_dir="tiny-reasoner")
+    base, curate = config.base, config.curate
+    if base is not None and Path(base).expanduser().is_dir():
+        base = Path(base).name
+    if curate is not None:
+        curate = dataclasses.replace(curate, data=Path(curate.data).name)
+        if curate.embedder is not None and Path(curate.embedder).expanduser().is_dir():
+            curate = dataclasses.replace(curate, embedder=Path(curate.embedder).name)
+    name = Path(config.output_dir).name
+    return dataclasses.replace(config, output_dir=name, base=base, curate=curate)
 
 
 def _curate_words(curate: CurateConfig) -> list[str]:
@@ -133,7 +147,7 @@ def _curated_card(config: WarmstartConfig, result: dict[str, Any], versions: dic
             origin += f", taught the families' facts in {config.facts_steps} steps"
             rate *= config.mixture_rate
     else:
-        origin = f"The model `{Path(config.base).name}`"
+        origin = f"The model `{public(config).base}`"
     return _CURATED_CARD.format(
         name=Path(config.output_dir).name,
         origin=origin,
@@ -163,7 +177,7 @@ def write_card(folder: Path, config: WarmstartConfig, result: dict[str, Any]) ->
     else:
         text = _curated_card(config, result, versions)
     (folder / "README.md").write_text(text, encoding="utf-8")
-    settings = {**dataclasses.asdict(config), "output_dir": "tiny-reasoner"}
+    settings = dataclasses.asdict(public(config))
     record = {"settings": settings, "versions": versions}
     record |= {key: value for key, value in result.items() if key != "output_dir"}
     path = folder / "warmstart.json"
