@@ -23,6 +23,7 @@ COMMANDS = (
     "tasks",
     "strategies",
     "warmstart",
+    "rewards",
 )
 
 

@@ -5,6 +5,7 @@ by the subcommand that needs them, so that help is instant.
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -14,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dopr.cli_rewards import add_rewards
 from dopr.errors import UserError
 
 _OVERRIDES = "Any setting can be given as --name value or --group.name value."
@@ -25,6 +27,8 @@ _EPILOG = {
     "replay": "Counterfactual: the recorded policy learns what it learned, whatever is chosen. "
     "Example: dopr replay history.json --strategies dopr uniform-1 --strategy-args "
     "dopr.candidates=32 dopr.exploration=0",
+    "warmstart": f"{_OVERRIDES} Example: dopr warmstart --base MODEL --curate.data solutions.jsonl "
+    "--curate.size 256 --learning_rate 1e-5 --measure_prompts 0 --output_dir runs/warm",
     "tasks": "A task is named by --dataset; options follow the name: gym:chain_sum?max_terms=3.",
 }
 
@@ -110,6 +114,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
     _add_replay(add)
     _add_plan(add)
     _add_rest(add)
+    add_rewards(add)
     return parser, commands
 
 
@@ -416,7 +421,9 @@ def _warmstart(arguments: argparse.Namespace, overrides: list[str]) -> int:
     settings = _settings(arguments, overrides, WarmstartConfig)
     if arguments.print_config:
         return _print_config(settings)
-    print(json.dumps(run_warmstart(settings), indent=2, default=str))
+    with contextlib.redirect_stdout(sys.stderr):  # where transformers prints its losses
+        result = run_warmstart(settings)
+    print(json.dumps(result, indent=2, default=str))
     return 0
 
 

@@ -54,8 +54,9 @@ class TrainSettings:
         model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
         dataset: a task or a list of tasks; `dopr tasks` lists them.
         eval_dataset: held-out tasks to evaluate on, or null.
-        reward: `math`, `exact_match`, `format`, `gym`, `srl`, `rlpt` or `path/to/file.py:name`;
-            several may be given as a list and are added up.
+        reward: `math`, `exact_match`, `format`, `gym`, `srl`, `rlpt`, `embedding:DIR` (a fitted
+            reward model) or `path/to/file.py:name`; several may be given as a list and are added
+            up.
         judge: `path/to/file.py:name`, what scores the predictions of `rlpt` instead of the match
             of words, or null.
         reward_weights: one factor a reward.

@@ -1,4 +1,4 @@
-"""Rewards by name: the package's own, and a user's from `path/to/file.py:name`."""
+"""Rewards by name: the package's own, fitted ones, and a user's from `path/to/file.py:name`."""
 
 import json
 import logging
@@ -25,6 +25,7 @@ REWARDS: dict[str, RewardFunction] = {
     "srl": srl_reward,
     "rlpt": rlpt_reward,
 }
+EMBEDDING_PREFIX = "embedding:"
 _LOGGERS = ("log_metric", "log_extra")
 _MOST_TIMEOUTS = 3
 
@@ -153,7 +154,8 @@ def load_reward(
 
     Args:
         name: "math", "exact_match", "format", "gym", "srl", "rlpt" (also with "_reward" at the
-            end), or `path/to/file.py:name`.
+            end), `path/to/file.py:name`, or `embedding:DIR`, a reward model made by `dopr rewards
+            fit`.
         isolate: run a reward from a file in a child process that can be killed; False calls it
             here, without a time limit.
         timeout_s: seconds for one call of an isolated reward.
@@ -170,9 +172,13 @@ def load_reward(
         if not callable(function):
             raise UserError(f"reward {name!r} is not callable; name a function")
         return function
+    if name.startswith(EMBEDDING_PREFIX):
+        from dopr.embedding_rewards.reward import EmbeddingReward  # loads torch and a model
+
+        return EmbeddingReward(name.removeprefix(EMBEDDING_PREFIX))
     short = name.removesuffix("_reward")
     if short not in REWARDS:
-        raise unknown_name("reward", name, [*REWARDS, "path/to/file.py:name"])
+        raise unknown_name("reward", name, [*REWARDS, "embedding:DIR", "path/to/file.py:name"])
     if short == "rlpt" and judge is not None:
         if not is_file_spec(judge):
             raise UserError(f"judge {judge!r} is not of the form path/to/file.py:name")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dopr.warmstart.habits import HABITS
 
 if TYPE_CHECKING:
+    from dopr.warmstart.curate import CurateConfig
     from dopr.warmstart.train import WarmstartConfig
 
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "reasoning-gym")
@@ -23,16 +24,43 @@ _EVAL_ONLY = ("greedy", "careful_forced")
 def command(config: WarmstartConfig) -> str:
     """The command line that makes this model again: every setting that is not the default."""
     words = ["dopr", "warmstart"]
-    default = type(config)()
+    default, config = type(config)(), public(config)
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
-        if item.name == "output_dir":
-            value = "tiny-reasoner"
-        elif item.name != "seed" and value == getattr(default, item.name):
+        always = item.name in ("output_dir", "seed")
+        if not always and value == getattr(default, item.name):
+            continue
+        if item.name == "curate":
+            words += _curate_words(value)
             continue
         text = f"[{','.join(value)}]" if item.name == "families" else str(value)
         words += [f"--{item.name}", shlex.quote(text)]
     return " ".join(words)
+
+
+def public(config: WarmstartConfig) -> WarmstartConfig:
+    """The settings with names in place of this machine's paths."""
+    if config.base is None and config.curate is None:
+        return dataclasses.replace(config, output_dir="tiny-reasoner")
+    base, curate = config.base, config.curate
+    if base is not None and Path(base).expanduser().is_dir():
+        base = Path(base).name
+    if curate is not None:
+        curate = dataclasses.replace(curate, data=Path(curate.data).name)
+        if curate.embedder is not None and Path(curate.embedder).expanduser().is_dir():
+            curate = dataclasses.replace(curate, embedder=Path(curate.embedder).name)
+    name = Path(config.output_dir).name
+    return dataclasses.replace(config, output_dir=name, base=base, curate=curate)
+
+
+def _curate_words(curate: CurateConfig) -> list[str]:
+    """The settings of the curation that are not the default."""
+    default, words = type(curate)(curate.data), []
+    for item in dataclasses.fields(curate):
+        value = getattr(curate, item.name)
+        if item.name == "data" or value != getattr(default, item.name):
+            words += [f"--curate.{item.name}", shlex.quote(str(value))]
+    return words
 
 
 def figures_table(figures: dict[str, dict[str, Any]]) -> str:
@@ -89,6 +117,52 @@ begin carefully. The pools are in `dopr.warmstart.pools`; `eval` shares no promp
 """
 
 
+_CURATED_CARD = """---
+library_name: transformers
+tags: [rlvr, warm-start]
+---
+# {name}
+
+{origin}, finetuned for {steps} steps on {trained_on}.
+
+    {command}
+
+{batch_size} completions a step, peak learning rate {rate:.4g}, seed {seed}; it took {seconds:.0f}
+seconds on {threads} threads. Versions: {versions}. Figures, if measured, are in `warmstart.json`.
+"""
+
+
+def _curated_card(config: WarmstartConfig, result: dict[str, Any], versions: dict[str, str]) -> str:
+    """The card of a model with a base of its own, or with curated solutions."""
+    trained_on, rate = "the mixture of habits of dopr's warm start", config.learning_rate
+    if config.curate is not None:
+        found = result["curation"]
+        trained_on = (
+            f"{sum(found['chosen'])} of {found['correct']} correct solutions "
+            f"({config.curate.keep}; of each cluster {found['chosen']}; `curated.jsonl`)"
+        )
+    if config.base is None:
+        origin = f"A model of {result['parameters']:,} parameters"
+        if config.facts_steps:
+            origin += f", taught the families' facts in {config.facts_steps} steps"
+            rate *= config.mixture_rate
+    else:
+        origin = f"The model `{public(config).base}`"
+    return _CURATED_CARD.format(
+        name=Path(config.output_dir).name,
+        origin=origin,
+        trained_on=trained_on,
+        command=command(config),
+        steps=config.steps,
+        batch_size=config.batch_size,
+        rate=rate,
+        seed=config.seed,
+        seconds=result["train_seconds"],
+        threads=result["threads"],
+        versions=", ".join(f"{name} {number}" for name, number in versions.items()),
+    )
+
+
 def write_card(folder: Path, config: WarmstartConfig, result: dict[str, Any]) -> None:
     """Write `README.md` and `warmstart.json` (settings and figures) into the model's folder.
 
@@ -98,8 +172,21 @@ def write_card(folder: Path, config: WarmstartConfig, result: dict[str, Any]) ->
         result: what `run_warmstart` returns.
     """
     versions = {name: version(name) for name in PACKAGES}
+    if config.base is None and config.curate is None:
+        text = _habits_card(config, result, versions)
+    else:
+        text = _curated_card(config, result, versions)
+    (folder / "README.md").write_text(text, encoding="utf-8")
+    settings = dataclasses.asdict(public(config))
+    record = {"settings": settings, "versions": versions}
+    record |= {key: value for key, value in result.items() if key != "output_dir"}
+    path = folder / "warmstart.json"
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def _habits_card(config: WarmstartConfig, result: dict[str, Any], versions: dict[str, str]) -> str:
     total = sum(config.shares.values())
-    text = _CARD.format(
+    return _CARD.format(
         parameters=result["parameters"],
         families=", ".join(config.families),
         careful=config.careful_share / total,
@@ -119,9 +206,3 @@ def write_card(folder: Path, config: WarmstartConfig, result: dict[str, Any]) ->
         measure_rollouts=config.measure_rollouts,
         figures=figures_table(result["figures"]) if result["figures"] else "Not measured.",
     )
-    (folder / "README.md").write_text(text, encoding="utf-8")
-    settings = {**dataclasses.asdict(config), "output_dir": "tiny-reasoner"}
-    record = {"settings": settings, "versions": versions}
-    record |= {key: value for key, value in result.items() if key != "output_dir"}
-    path = folder / "warmstart.json"
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast,
 from trl import SFTConfig, SFTTrainer
 
 from dopr.errors import UserError
+from dopr.models import load_model
+from dopr.warmstart.curate import CurateConfig, Curation, curate
 from dopr.warmstart.families import FAMILIES, get_family
 from dopr.warmstart.habits import Habit
 from dopr.warmstart.mixture import make_mixture
@@ -48,6 +51,11 @@ class WarmstartConfig:
         measure_prompts: prompts a family for the figures in the model card; 0 measures nothing.
         measure_rollouts: completions sampled for each of them.
         threads: torch threads; 0 leaves the setting alone.
+        base: finetune this model (local folder, Hub id or `tiny-reasoner`) instead of a fresh one;
+            the first phase and the settings of size are then left out, and `learning_rate` is
+            taken as it is, so give a smaller one.
+        curate: solutions to train on instead of the mixture of habits; see
+            `dopr.warmstart.curate.CurateConfig`.
     """
 
     output_dir: str = "runs/tiny-reasoner"
@@ -70,6 +78,8 @@ class WarmstartConfig:
     measure_prompts: int = 128
     measure_rollouts: int = 16
     threads: int = 0
+    base: str | None = None
+    curate: CurateConfig | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.
@@ -151,14 +161,11 @@ def _finetune(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     config: WarmstartConfig,
-    shares: dict[Habit, float],
-    slips: dict[str, float] | None,
+    rows: list[dict[str, Any]],
     steps: int,
     rate: float,
-    seed: int,
 ) -> float:
-    """One supervised phase on fresh problems; returns its mean loss in nats a token."""
-    rows = make_mixture(config.families, steps * config.batch_size, shares, seed, slips)
+    """One supervised phase, over and over the rows; returns its mean loss in nats a token."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
             model=model,
@@ -169,6 +176,25 @@ def _finetune(
         return float(trainer.train().training_loss)
 
 
+def _learn_facts(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: WarmstartConfig
+) -> None:
+    """The first phase: both step-by-step forms without a slip."""
+    count = config.facts_steps * config.batch_size
+    no_slips = dict.fromkeys(config.families, 0.0)
+    rows = make_mixture(config.families, count, FACTS, 2 * config.seed + 1, no_slips)
+    _finetune(model, tokenizer, config, rows, config.facts_steps, config.learning_rate)
+
+
+def _rows(config: WarmstartConfig) -> tuple[list[dict[str, Any]], Curation | None]:
+    """What the second phase trains on, and how it was curated."""
+    if config.curate is not None:
+        curation = curate(config.curate)
+        return curation.rows, curation
+    count = config.steps * config.batch_size
+    return make_mixture(config.families, count, config.shares, 2 * config.seed), None
+
+
 def run_warmstart(config: WarmstartConfig) -> dict[str, Any]:
     """Make a model: data, tokenizer, supervised training, figures, model card.
 
@@ -176,25 +202,31 @@ def run_warmstart(config: WarmstartConfig) -> dict[str, Any]:
         config: what to make and how.
 
     Returns:
-        `output_dir`, `parameters`, `train_seconds`, `train_loss`, `threads` and, for each family,
-        the `figures` of `dopr.warmstart.describe.describe_family`.
+        `output_dir`, `parameters`, `train_seconds`, `train_loss`, `threads`, the figures of the
+        `curation` if there was one and, for each family, the `figures` of
+        `dopr.warmstart.describe.describe_family`.
+
+    Raises:
+        UserError: the base model or the solutions cannot be used.
     """
     from dopr.warmstart.card import write_card
     from dopr.warmstart.describe import describe_model
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    rows, curation = _rows(config)
     set_seed(config.seed)
-    tokenizer = build_tokenizer(config.families, config.max_length)
-    model = build_model(config, tokenizer)
+    if config.base is None:
+        tokenizer = build_tokenizer(config.families, config.max_length)
+        model = build_model(config, tokenizer)
+    else:
+        model, tokenizer = load_model(config.base)
     started = time.perf_counter()
-    if config.facts_steps:
-        no_slips = dict.fromkeys(config.families, 0.0)
-        rate, seed = config.learning_rate, 2 * config.seed + 1
-        _finetune(model, tokenizer, config, FACTS, no_slips, config.facts_steps, rate, seed)
-    rate = config.learning_rate * (config.mixture_rate if config.facts_steps else 1.0)
-    seed = 2 * config.seed
-    loss = _finetune(model, tokenizer, config, config.shares, None, config.steps, rate, seed)
+    rate = config.learning_rate
+    if config.facts_steps and config.base is None:
+        _learn_facts(model, tokenizer, config)
+        rate *= config.mixture_rate
+    loss = _finetune(model, tokenizer, config, rows, config.steps, rate)
     result: dict[str, Any] = {
         "output_dir": config.output_dir,
         "parameters": model.num_parameters(),
@@ -206,6 +238,10 @@ def run_warmstart(config: WarmstartConfig) -> dict[str, Any]:
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    if curation is not None:
+        result["curation"] = curation.figures
+        lines = [json.dumps(row, ensure_ascii=False) for row in curation.rows]
+        (folder / "curated.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     result["figures"] = {}
     if config.measure_prompts:
         result["figures"] = describe_model(
