@@ -19,4 +19,4 @@ def test_three_steps_on_the_gsm8k_file(tmp_path: Path) -> None:
     assert main(arguments) == 0
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
-    assert rows[-1]["rollout/rollouts_total"] == 24
+    assert rows[-1]["rollout/rollouts_total"] == 3 * 4 * 8  # four prompts of 8 a step
