@@ -1,7 +1,5 @@
 """Any number of kept rollouts, from any rounds, as the micro-batches of one training step."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -9,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from dopr import batching
+from dopr.rounds import Round
 from dopr.strategies import Group
 
 # Losses that TRL averages over rows or over a micro-batch's tokens rather than over all tokens of
@@ -18,80 +17,6 @@ _MEAN_OVER_MICRO_BATCH_TOKENS = ("bnpo",)
 
 # A kept group with the advantages of all its rollouts.
 Trained = tuple[Group, NDArray[np.float64]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Round:
-    """One call of TRL's generation and scoring.
-
-    Attributes:
-        batch: TRL's output, this process's rows.
-        local_rows: rows on each process.
-        advantages_hold: TRL knew the groups' size, so its advantages are right.
-        shared: every process holds all rows, and `local_rows` counts these.
-    """
-
-    batch: dict[str, Any]
-    local_rows: int
-    advantages_hold: bool
-    shared: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Segment:
-    """Consecutive rollouts of a round; a group's handle is a tuple of these.
-
-    Attributes:
-        round: where they were made.
-        start: first row, counted over all processes.
-        count: number of rows.
-    """
-
-    round: Round
-    start: int
-    count: int
-
-
-def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
-    """A group's tensors as arrays, for a checkpoint; its rounds are shared by all processes."""
-    packed = []
-    for segment in handle:
-        rows = slice(segment.start, segment.start + segment.count)
-        tensors = batching.row_tensors(segment.round.batch)
-        packed.append({key: batching.to_array(value[rows]) for key, value in tensors.items()})
-    return packed
-
-
-def unpack_handle(
-    packed: list[dict[str, NDArray[Any]]], device: torch.device
-) -> tuple[Segment, ...]:
-    """What `pack_handle` packed, each segment with a round of its own."""
-    handle = []
-    for arrays in packed:
-        batch = {key: torch.as_tensor(value, device=device) for key, value in arrays.items()}
-        count = len(batch["completion_ids"])
-        handle.append(Segment(Round(batch, count, advantages_hold=False, shared=True), 0, count))
-    return tuple(handle)
-
-
-def is_plain_batch(
-    kept: list[Group], generated: list[Group], local_rows: int, processes: int
-) -> bool:
-    """Whether this is a batch as TRL makes it: one round, every rollout kept, the usual size."""
-    if len(kept) != len(generated) or not kept:
-        return False
-    in_order = all(k.handle is g.handle for k, g in zip(kept, generated, strict=True))
-    if not in_order or any(len(group.handle) != 1 for group in kept):
-        return False
-    first: Round = kept[0].handle[0].round
-    rows = sum(group.num_rollouts for group in kept)
-    return (
-        (processes == 1 or not first.shared)
-        and all(group.handle[0].round is first for group in kept)
-        and all(group.kept is None for group in kept)
-        and first.local_rows == local_rows
-        and rows == local_rows * processes
-    )
 
 
 def whole_batch(

@@ -7,7 +7,6 @@ requests into groups by TRL's own generation and scoring, and `_assemble` makes 
 """
 
 import contextlib
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,30 +22,22 @@ from trl import GRPOTrainer
 
 from dopr import batching, checkpoint
 from dopr.advantages import compute_advantages
-from dopr.answers import disagreement, final_answers
+from dopr.answers import final_answers
 from dopr.config import Selection
-from dopr.driver import Driver, StepOutcome
+from dopr.driver import StepOutcome
 from dopr.entropies import EntropyTotals
 from dopr.errors import UserError
 from dopr.evaluation import Sampling
-from dopr.measuring import QUANTITIES, answer
-from dopr.microbatches import (
-    Round,
-    Segment,
-    cut_micro_batches,
-    is_plain_batch,
-    loss_mask,
-    pack_handle,
-    shape_blank_advantages,
-    unpack_handle,
-    whole_batch,
-)
+from dopr.measuring import answer
+from dopr.microbatches import cut_micro_batches, loss_mask, shape_blank_advantages, whole_batch
 from dopr.objectives import ibro_term, ibro_weight
-from dopr.pool import prompt_categories, prompt_names
+from dopr.pool import prompt_names
+from dopr.rounds import Round, is_plain_batch, make_groups, pack_handle, unpack_handle
 from dopr.runlog import StepClock, StepLog, choice_metrics, totals
 from dopr.schedule import run_over_rollouts
-from dopr.strategies import Group, Measure, Request, Strategy, Uniform, make_strategy
-from dopr.stream import OfferedStream, PromptStream
+from dopr.setup import make_driver
+from dopr.strategies import Group, Measure, Request, Strategy
+from dopr.stream import OfferedStream
 from dopr.tables import clear_table, correct_advantages
 
 _ROW = "dopr_row"  # column with a prompt's row number, only where the loader's order is used
@@ -99,7 +90,7 @@ class DoPRTrainer(GRPOTrainer):
         self.prompt_names = prompt_names(train_dataset)
         self.training_seconds = 0.0
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
-        self.driver = self._make_driver(strategy)
+        self.driver = make_driver(strategy, self._settings, self._pool, self.args)
         if isinstance(self.driver.stream, OfferedStream):
             self.train_dataset = train_dataset.add_column(_ROW, list(range(len(train_dataset))))
         self.add_callback(StepClock(self))
@@ -112,28 +103,6 @@ class DoPRTrainer(GRPOTrainer):
         self._entropies: torch.Tensor | None = None
         self._entropy_totals = EntropyTotals()
         self._loss_inputs: dict[str, Any] | None = None
-
-    def _make_driver(self, strategy: Strategy | str | None) -> Driver:
-        if not isinstance(strategy, Strategy):
-            options = self._settings.strategy_args
-            if isinstance(options, str):
-                raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
-            options = {"num_generations": self.num_generations} | (options or {})
-            strategy = make_strategy(strategy or self._settings.strategy, **options)
-        size, seed = len(self._pool), self.args.seed
-        stream = PromptStream(size, seed)
-        if getattr(strategy, "prompts_per_step", 1) is None:
-            room = max(1, self.args.generation_batch_size // self.num_generations)
-            if isinstance(strategy, Uniform):
-                # Without options uniform choice is plain GRPO: the trainer's batch and its order.
-                strategy.prompts_per_step = room
-                stream = OfferedStream(size, seed)
-            else:
-                vars(strategy)["prompts_per_step"] = min(strategy.usual_prompts, room)
-        stream.categories = prompt_categories(self._pool)
-        return Driver(
-            strategy, stream, max_rounds=self._settings.max_rounds, can_measure=QUANTITIES
-        )
 
     # -- the step ---------------------------------------------------------------------------
 
@@ -170,25 +139,19 @@ class DoPRTrainer(GRPOTrainer):
         self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
         entropies, answers = self._read_rollouts(batch), self._round_answers
-        step, groups, start = self.driver.ledger.step, [], 0
         done = Round(batch, local, regular)
         if self.driver.strategy.replays and processes > 1:
             everyones = batching.share(batch, self.accelerator, self._tokenizer.pad_token_id)
             done = Round(everyones, local * processes, advantages_hold=False, shared=True)
-        for request in requests:
-            rows = slice(start, start + request.num_rollouts)
-            groups.append(
-                Group(
-                    request.prompt_id,
-                    self._round_rewards[rows],
-                    self._round_tokens[rows],
-                    step,
-                    entropies=None if entropies is None else entropies[rows],
-                    disagreement=math.nan if answers is None else disagreement(answers[rows]),
-                    handle=(Segment(done, start, request.num_rollouts),),
-                )
-            )
-            start = rows.stop
+        groups = make_groups(
+            requests,
+            done,
+            self.driver.ledger.step,
+            self._round_rewards,
+            self._round_tokens,
+            entropies,
+            answers,
+        )
         if not regular:
             blank = [not group.informative for group in groups]
             self._metrics["train"]["frac_reward_zero_std"][-1] = float(np.mean(blank))

@@ -1,0 +1,46 @@
+"""From a trainer's settings to the driver that runs its strategy."""
+
+from typing import Any
+
+from datasets import Dataset
+
+from dopr.config import Selection
+from dopr.driver import Driver
+from dopr.errors import UserError
+from dopr.measuring import QUANTITIES
+from dopr.pool import prompt_categories
+from dopr.strategies import Strategy, Uniform, make_strategy
+from dopr.stream import OfferedStream, PromptStream
+
+
+def make_driver(
+    strategy: Strategy | str | None, settings: Selection, pool: Dataset, args: Any
+) -> Driver:
+    """The driver of a training run.
+
+    Args:
+        strategy: an object, a name, or None for what the settings name.
+        settings: how prompts are chosen.
+        pool: the training prompts.
+        args: TRL's settings, read for seed, group size and batch.
+
+    Raises:
+        UserError: unknown strategy or option.
+    """
+    if not isinstance(strategy, Strategy):
+        options = settings.strategy_args
+        if isinstance(options, str):
+            raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
+        options = {"num_generations": args.num_generations} | (options or {})
+        strategy = make_strategy(strategy or settings.strategy, **options)
+    stream = PromptStream(len(pool), args.seed)
+    if getattr(strategy, "prompts_per_step", 1) is None:
+        room = max(1, args.generation_batch_size // args.num_generations)
+        if isinstance(strategy, Uniform):
+            # Without options uniform choice is plain GRPO: the trainer's batch and its order.
+            strategy.prompts_per_step = room
+            stream = OfferedStream(len(pool), args.seed)
+        else:
+            vars(strategy)["prompts_per_step"] = min(strategy.usual_prompts, room)
+    stream.categories = prompt_categories(pool)
+    return Driver(strategy, stream, max_rounds=settings.max_rounds, can_measure=QUANTITIES)
