@@ -1,4 +1,9 @@
-"""What the driver adds to a step of plain GRPO: `python benchmarks/driver_overhead.py`.
+"""What the driver adds to a step of plain GRPO.
+
+    OPENBLAS_NUM_THREADS=1 python benchmarks/driver_overhead.py --steps 140
+
+`import dopr` sets that variable where NumPy is not loaded yet; a script that starts with other
+imports has to do itself.
 
 Two trainers on equal models take turns step by step in one process, so that drift of the machine
 hits both. Both roll out the same number of prompts, completions and tokens (every completion is

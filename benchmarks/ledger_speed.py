@@ -31,7 +31,8 @@ def median_ms(action: Callable[[], object], repeats: int) -> float:
 
 def main() -> None:
     rng = np.random.default_rng(0)
-    ledger, stream, strategy = Ledger(PROMPTS, 0.9), PromptStream(PROMPTS), DoPR()
+    ledger, stream = Ledger(PROMPTS, 0.9), PromptStream(PROMPTS)
+    strategy, four = DoPR(prompts_per_step=1, prior="pool"), DoPR(prompts_per_step=4, prior="pool")
     ids = rng.choice(PROMPTS, 20_000, replace=False)
     groups = [
         Group(int(i), rng.integers(0, 2, 8).astype(float), np.full(8, 50), entropy=0.5) for i in ids
@@ -49,12 +50,16 @@ def main() -> None:
     def choose_among_all() -> None:
         strategy.choose(strategy.score(None, ledger), stream)
 
+    def choose_four_among_all() -> None:
+        four.choose(four.score(None, ledger), stream)
+
     stream.draw(1)  # the permutation of an epoch is made once
     result = {
         "prompts": PROMPTS,
         "bytes_per_prompt": sum(np.dtype(d).itemsize for d in _COLUMNS.values()),
         "choose_among_64_ms": median_ms(choose_among_64, 2000),
         "choose_among_all_ms": median_ms(choose_among_all, 30),
+        "choose_four_among_all_ms": median_ms(choose_four_among_all, 30),
         "observe_group_us": observe_us,
         "new_epoch_ms": median_ms(lambda: PromptStream(PROMPTS).draw(1), 5),
         "machine": {"processor": platform.machine(), "python": platform.python_version()},

@@ -19,6 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from dopr import DoPRConfig, DoPRTrainer
+from dopr.train import leave_process_group
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
 
@@ -70,6 +71,7 @@ def main(output: Path, strategy: str) -> None:
     )
     spent = vars(trainer.driver.spent)
     (output / f"rank{rank}.json").write_text(json.dumps(spent))
+    leave_process_group()
 
 
 if __name__ == "__main__":

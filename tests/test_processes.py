@@ -25,7 +25,7 @@ def run(output: Path, strategy: str, processes: int) -> Path:
         text=True,
         timeout=240,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[-9000:]
     return output
 
 

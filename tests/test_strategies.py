@@ -251,3 +251,16 @@ def test_dopr_repeats_a_pool_that_is_smaller_than_its_step() -> None:
     driver = Driver(DoPR(prompts_per_step=5), PromptStream(2, seed=0))
     outcome = driver.step(bernoulli_pool(np.array([0.5, 0.5])))
     assert sorted(g.prompt_id for g in outcome.kept) in ([0, 0, 0, 1, 1], [0, 0, 1, 1, 1])
+
+
+@given(st.integers(1, 6), st.integers(0, 3))
+def test_the_best_of_many_are_the_best_by_sorting(wanted: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score = rng.integers(0, 2000, 5000).astype(np.float32)
+    ledger = Ledger(5000)
+    strategy = DoPR(candidates=5000, prompts_per_step=wanted, prior="pool")
+    scores = strategy.score(None, ledger)
+    scores = type(scores)(score, scores.volatility, scores.bonus)
+    chosen = strategy.choose(scores, PromptStream(5000, seed))
+    assert len(set(chosen.tolist())) == wanted
+    assert score[chosen].tolist() == sorted(score.tolist(), reverse=True)[:wanted]

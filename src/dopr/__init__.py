@@ -1,9 +1,20 @@
 """dopr: reinforcement learning with verifiable rewards for a fraction of the rollouts."""
 
+import os
 from typing import TYPE_CHECKING, Any
 
+# Before NumPy is loaded: the strategies' linear algebra is small, and threads for it would only get
+# in the way of torch's (3% of a step of the tiny model). What the user has set stays.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from dopr.errors import UserError
-from dopr.strategies import Group, Measure, Request, Strategy, make_strategy
+from dopr.strategies import (
+    Group,
+    Measure,
+    Request,
+    Strategy,
+    make_strategy,
+)
 
 if TYPE_CHECKING:
     from dopr.config import DoPRConfig

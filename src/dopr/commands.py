@@ -35,10 +35,11 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.print_config:
         print("".join(f"# {departure}\n" for departure in settings.objective_departures), end="")
         return _print_config(settings)
-    from dopr.train import train
+    from dopr.train import leave_process_group, train
 
     _hide_loading_bars()
     result = train(settings, resume=arguments.resume, quiet=arguments.quiet)
+    leave_process_group()
     where = f"{result.run_dir}: {result.steps} steps, {result.rollouts:,} rollouts"
     if result.signal is not None and not result.finished:
         again = f"--config {result.run_dir}/config.yaml --resume"

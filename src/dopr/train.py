@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 
@@ -142,6 +143,17 @@ def train(
             "nothing was learned; check the reward, or choose easier or harder prompts"
         )
     return result
+
+
+def leave_process_group() -> None:
+    """End the connection between several processes together; nothing where there is only one.
+
+    A process that exits while another is still connected makes the other one abort.
+    """
+    state = PartialState()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
 
 
 # -- the run directory -----------------------------------------------------------------------

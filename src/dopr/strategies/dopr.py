@@ -26,6 +26,7 @@ from dopr.stream import PromptStream
 
 ENTROPY_KINDS = ("prompt", "policy", "inverse", "none")
 PRIORS = ("optimistic", "pool", "predicted")
+_SORTED_UP_TO = 4096  # candidates; sorting a million of them would take longer than scoring them
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,8 @@ class DoPR(SharedRates):
             best = (scores.score == scores.score.max()).nonzero()[0]
             # NumPy draws nothing for a single one either, but takes its time.
             return best[prompts.rng.integers(len(best), size=1)] if len(best) > 1 else best
+        if success is None and len(scores.score) > _SORTED_UP_TO:
+            return _best_of_many(scores.score, wanted, prompts.rng)
         tie_break = prompts.rng.random(len(scores.score))
         order = np.lexsort((tie_break, -scores.score))
         if success is None:
@@ -270,3 +273,14 @@ class DoPR(SharedRates):
 def _mean(values: NDArray[np.float32], chosen: NDArray[np.int64]) -> float:
     # Mostly it is one, and a NumPy mean of one costs as much as scoring a few candidates.
     return float(values[chosen].mean()) if len(chosen) > 1 else values.item(chosen[0])
+
+
+def _best_of_many(
+    score: NDArray[np.float32], wanted: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Positions of the best without sorting all, best first; ties at the edge fall at random."""
+    edge = np.partition(score, len(score) - wanted)[len(score) - wanted]
+    above, level = np.flatnonzero(score > edge), np.flatnonzero(score == edge)
+    drawn = rng.choice(level, size=wanted - len(above), replace=False)
+    chosen = np.concatenate([above, drawn])
+    return chosen[np.argsort(-score[chosen], kind="stable")]
