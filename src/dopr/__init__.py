@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # Before NumPy is loaded: the strategies' linear algebra is small, and threads for it would only get
-# in the way of torch's (1% of a step of the tiny model). What the user has set stays.
+# in the way of torch's. What the user has set stays.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from dopr.errors import UserError

@@ -40,7 +40,7 @@ class Scores:
 
 @dataclass
 class DoPR(SharedRates):
-    """One prompt a step, chosen by reward volatility and an exploration bonus.
+    """A few prompts a step, chosen by reward volatility and an exploration bonus.
 
     Args:
         candidates: prompts drawn each step to choose from; 0 < candidates.
