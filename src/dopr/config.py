@@ -29,6 +29,8 @@ class DoPRConfig(GRPOConfig):
             is then counted in rollouts too. None leaves the schedule alone.
         max_rounds: a strategy that asks for rollouts more often within one step is stopped, and the
             step is taken on what it has.
+        fast_decoding: sample with our own decoding loop where the model allows (`dopr.decoding`);
+            it spends less between the tokens.
         objective: a named preset of the loss (`dopr.objectives`); fields that differ from TRL's
             defaults win over it. None leaves the loss alone.
         ibro_coefficient: weight of the advantage-weighted token entropy; None takes the
@@ -57,6 +59,9 @@ class DoPRConfig(GRPOConfig):
     )
     max_rounds: int = field(
         default=64, metadata={"help": "Most rounds of rollouts a strategy may ask for in a step."}
+    )
+    fast_decoding: bool = field(
+        default=True, metadata={"help": "Sample with our own decoding loop where possible."}
     )
     objective: str | None = field(
         default=None, metadata={"help": "A named preset of the loss settings."}
@@ -88,6 +93,7 @@ class Selection:
     empty_update: str = "take"
     rollout_budget: int | None = None
     max_rounds: int = 64
+    fast_decoding: bool = True
     ibro_coefficient: float | None = None
     ibro_schedule: str = "constant"
 

@@ -17,6 +17,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import GenerationConfig
 
+from dopr.decoding import decoding_loop
 from dopr.errors import UserError
 from dopr.strategies.base import REWARD_TOLERANCE
 
@@ -286,6 +287,7 @@ def generate(
                 input_ids=inputs.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
+                custom_generate=decoding_loop(model),
             )
             for row, ids in zip(batch, output[:, inputs.size(1) :].tolist(), strict=True):
                 result[row] = _until_end(ids, tokenizer.eos_token_id)

@@ -112,6 +112,7 @@ class TrainSettings:
         dtype: of the weights.
         bf16: mixed precision; null decides by the machine.
         gradient_checkpointing: null decides by the machine.
+        fast_decoding: sample with our own decoding loop where the model allows it.
         trust_remote_code: run code that comes with the model.
         threads: torch threads; null leaves the setting alone.
         trl: further settings of TRL's GRPOConfig, passed as they are.
@@ -170,6 +171,7 @@ class TrainSettings:
     dtype: str = "float32"
     bf16: bool | None = None
     gradient_checkpointing: bool | None = None
+    fast_decoding: bool = True
     trust_remote_code: bool = False
     threads: int | None = None
     trl: dict[str, Any] = field(default_factory=dict)

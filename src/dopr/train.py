@@ -37,7 +37,7 @@ _SAME_NAME = (
     *("seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_completion_length"),
     "num_iterations",
     *("temperature", "top_p", "loss_type", "scale_rewards", "beta", "reward_weights"),
-    *("ibro_coefficient", "ibro_schedule"),
+    *("ibro_coefficient", "ibro_schedule", "fast_decoding"),
     *("save_total_limit", "use_vllm", "vllm_mode", "report_to"),
 )
 _NO_END = 10**9  # steps, where tokens or seconds end the run

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import TrainerState
@@ -24,6 +24,7 @@ from dopr import batching, checkpoint
 from dopr.advantages import compute_advantages
 from dopr.answers import final_answers
 from dopr.config import Selection
+from dopr.decoding import faster_generation
 from dopr.driver import StepOutcome
 from dopr.entropies import EntropyTotals
 from dopr.errors import UserError
@@ -40,6 +41,7 @@ from dopr.strategies import Group, Measure, Request, Strategy
 from dopr.stream import OfferedStream
 from dopr.tables import clear_table, correct_advantages
 
+_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 _ROW = "dopr_row"  # column with a prompt's row number, only where the loader's order is used
 
 
@@ -178,6 +180,17 @@ class DoPRTrainer(GRPOTrainer):
         mask = loss_mask(batch)
         means = (entropies * mask).sum(1) / mask.sum(1).clamp(min=1)
         return np.asarray(self.accelerator.gather(means).double().cpu().numpy())
+
+    def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
+        # Parameters spread over processes are gathered in lockstep, which only TRL's way keeps.
+        whole = self.accelerator.distributed_type not in _SHARDED
+        if not (self._settings.fast_decoding and whole) or self.use_vllm:
+            return super()._generate_single_turn(*args, **kwargs)
+        policy = self.accelerator.unwrap_model(self.model)
+        # The loader's order promises TRL's own result, to the last bit.
+        exact = isinstance(self.driver.stream, OfferedStream)
+        with faster_generation(policy, self.generation_config, exact):
+            return super()._generate_single_turn(*args, **kwargs)
 
     def _measure(self, asked: Measure) -> tuple[NDArray[np.float64], int]:
         """Answer what a strategy asks of the policy; the random state stays as it was."""

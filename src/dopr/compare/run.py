@@ -20,7 +20,7 @@ from dopr.compare.summary import FinishedRun, plan_mapping, summarise
 from dopr.compare.tuning import tune
 from dopr.errors import UserError
 from dopr.evaluation import measure_signal_rate
-from dopr.mapping import load_yaml, to_mapping, to_yaml
+from dopr.mapping import build, load_yaml, to_mapping, to_yaml
 from dopr.models import best_device
 from dopr.progress import Goal, Progress
 from dopr.settings import TrainSettings
@@ -106,8 +106,8 @@ def _refuse_other_settings(settings: TrainSettings) -> None:
     file = os.path.join(settings.output_dir, "config.yaml")
     if not os.path.isfile(file):
         return
-    old, new = load_yaml(file), to_mapping(settings)
-    # Through YAML, so that tuples and numbers compare as they are stored.
+    # Through the settings, so that one which came after that run has its default.
+    old, new = to_mapping(build(TrainSettings, load_yaml(file))), to_mapping(settings)
     differing = [k for k, v in new.items() if k not in _FREE and old.get(k) != v]
     if differing:
         key = differing[0]
