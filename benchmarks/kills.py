@@ -1,0 +1,242 @@
+"""A run that is killed 200 times against the same run left alone.
+
+    python benchmarks/kills.py --kills 200
+
+A child process trains the shipped tiny model with checkpoints every few steps, and is killed
+(SIGKILL) at a random moment; the next one resumes. One in ten dies while it loads, the others
+within some ten steps, wherever that is: generation, reward, update, evaluation, saving; what it was
+doing is noted. When the run is through, weights, ledger, metrics and evaluations must be those of
+the run that was never killed.
+Writes docs/results/kills.json.
+"""
+
+import argparse
+import contextlib
+import functools
+import json
+import mmap
+import os
+import platform
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dopr.evaluation import evaluate  # noqa: F401  (loaded before the fork, as all that follows)
+from dopr.settings import EvalSettings, TrainSettings
+from dopr.train import train
+from dopr.trainer import DoPRTrainer
+
+OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "kills.json"
+PHASES = ("loading", "between", "generation", "reward", "update", "saving", "evaluation")
+METHODS = {
+    "_generate_single_turn": "generation",
+    "_calculate_rewards": "reward",
+    "training_step": "update",
+    "_save_checkpoint": "saving",
+}
+CLOCKS = ("wall_s", "step_time", "eval_s", "epoch")
+
+
+def settings_of(folder: Path, steps: int, strategy: str) -> TrainSettings:
+    settings = TrainSettings(
+        model="tiny-reasoner",
+        dataset="tiny:leg_counting/half",
+        eval_dataset="tiny:leg_counting/eval",
+        reward="gym",
+        strategy=strategy,
+        num_generations=4,
+        max_completion_length=16,
+        learning_rate=1e-4,
+        steps=steps,
+        threads=1,
+        save_every=3,
+        completions_every=7,
+        eval=EvalSettings(every_steps=20, num_prompts=8),
+        output_dir=str(folder),
+        seed=3,
+    )
+    settings.check()
+    return settings
+
+
+def noted(method: Callable[..., Any], phase: int, board: mmap.mmap) -> Callable[..., Any]:
+    """The method, with its phase on the board while it runs."""
+
+    @functools.wraps(method)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        before, board[0] = board[0], phase
+        try:
+            return method(*args, **kwargs)
+        finally:
+            board[0] = before
+
+    return wrapper
+
+
+def live(settings: TrainSettings, board: mmap.mmap) -> None:
+    """What a child does: train on from the newest checkpoint."""
+    import dopr.train
+
+    for name, phase in METHODS.items():
+        setattr(DoPRTrainer, name, noted(getattr(DoPRTrainer, name), PHASES.index(phase), board))
+    dopr.train.evaluate = noted(dopr.train.evaluate, PHASES.index("evaluation"), board)
+    begin = DoPRTrainer._inner_training_loop
+
+    def begun(*args: Any, **kwargs: Any) -> Any:
+        board[0] = PHASES.index("between")
+        return begin(*args, **kwargs)
+
+    DoPRTrainer._inner_training_loop = begun
+    train(settings, resume=True, quiet=True, report=False)
+
+
+def one_life(
+    settings: TrainSettings, board: mmap.mmap, seconds: float | None, loading: bool = False
+) -> str | None:
+    """Run a child; the phase it was killed in, or None where it came to its end.
+
+    Args:
+        seconds: after which it is killed; None lets it live.
+        loading: count from its start, not from its first step.
+    """
+    board[0] = PHASES.index("loading")
+    child = os.fork()
+    if child == 0:
+        with open(os.devnull, "w") as silence:
+            os.dup2(silence.fileno(), 1)
+            os.dup2(silence.fileno(), 2)
+        code = 1
+        with contextlib.suppress(BaseException):
+            live(settings, board)
+            code = 0
+        os._exit(code)
+    deadline = time.monotonic() + seconds if seconds is not None and loading else None
+    while deadline is None or time.monotonic() < deadline:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            if status != 0:
+                raise SystemExit(f"a child ended by itself with status {status}")
+            return None
+        if deadline is None and seconds is not None and PHASES[board[0]] != "loading":
+            deadline = time.monotonic() + seconds
+        time.sleep(0.0005)
+    phase = PHASES[board[0]]
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return phase
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    """A JSONL file without what depends on the clock."""
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in found]
+
+
+def differences(run: Path, reference: Path) -> list[str]:
+    """Files of the two runs that are not the same."""
+    found = [
+        name
+        for name in ("model/model.safetensors", "ledger.parquet")
+        if (run / name).read_bytes() != (reference / name).read_bytes()
+    ]
+    return found + [
+        name
+        for name in ("metrics.jsonl", "eval.jsonl")
+        if rows(run / name) != rows(reference / name)
+    ]
+
+
+def orphans() -> list[int]:
+    """Processes of killed children that still live (their parent is now process 1)."""
+    mine = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                started_here = (entry / "environ").read_bytes()
+                if status[1] == "1" and MARK.encode() in started_here:
+                    mine.append(int(entry.name))
+    return mine
+
+
+MARK = "DOPR_KILLS_MARK"
+
+
+@contextlib.contextmanager
+def workplace(folder: Path | None) -> Iterator[Path]:
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+
+
+def study(folder: Path, kills: int, steps: int, strategy: str, seed: int) -> dict[str, Any]:
+    """Kill and resume until the run is through; what was hit and what differed."""
+    chance, board = random.Random(seed), mmap.mmap(-1, 1)
+    began = time.monotonic()
+    reference = folder / "reference"
+    shutil.rmtree(reference, ignore_errors=True)
+    one_life(settings_of(reference, steps, strategy), board, None)
+    alone = time.monotonic() - began
+    run = folder / "killed"
+    shutil.rmtree(run, ignore_errors=True)
+    settings, hit, lives = settings_of(run, steps, strategy), Counter[str](), 0
+    while True:
+        loading = chance.random() < 0.1
+        # Loading takes some seconds; ten steps with checkpoints get on by two or three of them.
+        seconds = chance.uniform(0.0, 2.0) if loading else chance.uniform(0.0, 10 * alone / steps)
+        phase = one_life(settings, board, seconds if lives < kills else None, loading)
+        lives += 1
+        if phase is None:
+            break
+        hit[phase] += 1
+    time.sleep(1.0)
+    return {
+        "strategy": strategy,
+        "steps": steps,
+        "kills": sum(hit.values()),
+        "killed_while": dict(hit),
+        "differing_files": differences(run, reference),
+        "orphans": len(orphans()),
+        "seconds_alone": round(alone, 1),
+        "seconds_killed": round(time.monotonic() - began - alone, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--strategy", default="dopr")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=None)
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args()
+    if MARK not in os.environ:  # children of children are known by it
+        os.environ[MARK] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.argv])
+    with workplace(options.folder) as folder:
+        found = study(folder, options.kills, options.steps, options.strategy, options.seed)
+    result = found | {
+        "command": f"python benchmarks/kills.py --kills {options.kills} --steps {options.steps}",
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl")},
+    }
+    options.output.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps(result, indent=2))
+    if found["differing_files"] or found["orphans"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
