@@ -398,3 +398,19 @@ def test_a_replay_loads_no_model_library(tmp_path: Path) -> None:
     code = f"import sys; from dopr import cli; cli.main(['replay', {str(file)!r}, '--json']); "
     code += "assert not {'torch', 'trl', 'transformers', 'pandas'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_sharing_the_work_between_processes_changes_nothing() -> None:
+    history = history_of([0.0, 0.5, 1.0], [0.25, 0.25, 0.5], [1.0, 1.0, 1.0])
+    names = ["uniform", "dopr", "prepo"]
+    one, two = (
+        replay(history, names[:2], settings=ReplaySettings(seeds=2, jobs=n)) for n in (1, 2)
+    )
+    assert one == two
+    skipped = replay(history, None, settings=ReplaySettings(seeds=1, jobs=2, rollouts=40))[
+        "skipped"
+    ]
+    assert "not replayable" in skipped["prepo"]
+    with pytest.raises(UserError, match="volatility"):
+        wrong = {"dopr": {"volatilty": "total"}}
+        replay(history, names, wrong, ReplaySettings(seeds=1, jobs=2, rollouts=40))

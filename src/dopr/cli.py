@@ -185,6 +185,12 @@ def _add_replay(add: Callable[..., argparse.ArgumentParser]) -> None:
         action="store_true",
         help="give each recorded rollout once an epoch, then coin flips of the recorded rate",
     )
+    command.add_argument(
+        "--jobs",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that share the work (default: one a core)",
+    )
     command.add_argument("--json", action="store_true", help="print JSON")
 
 

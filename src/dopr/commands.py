@@ -154,17 +154,18 @@ def replay(arguments: argparse.Namespace, overrides: list[str]) -> int:
         seeds=arguments.seeds,
         visits=arguments.visits,
         recorded_once=arguments.recorded_once,
+        jobs=arguments.jobs,
     )
     settings.check()
     options = parse_named_options(arguments.strategy_args)
     history = read_histories(arguments.history, arguments.recorded_group_size)
-    with Console(stderr=True).status("reading") as status:
+    with Console(stderr=True).status("replaying") as status:
         result = replay(
             history,
             arguments.strategies,
             options,
             settings,
-            lambda name, seed: status.update(f"{name}, seed {seed}"),
+            lambda name: status.update(f"replayed {name}"),
         )
     if arguments.json:
         print(json.dumps(result, indent=2, allow_nan=False))

@@ -8,7 +8,9 @@ in a pool that moves as this one moved, not how fast a policy would learn from t
 
 import dataclasses
 import logging
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +51,7 @@ class ReplaySettings:
         seeds: runs of each strategy, with seeds 0, 1, ...
         visits: how often every learnable prompt must be visited in `rollouts_to_see_learnable`.
         recorded_once: see `RecordedPolicy`.
+        jobs: processes that share the runs; the result does not depend on it.
     """
 
     rollouts: int | None = None
@@ -57,6 +60,7 @@ class ReplaySettings:
     seeds: int = 4
     visits: int = 1
     recorded_once: bool = False
+    jobs: int = 1
 
     def check(self) -> None:
         """Refuse what cannot be replayed.
@@ -64,7 +68,7 @@ class ReplaySettings:
         Raises:
             UserError: naming the setting and its limit.
         """
-        at_least(self, 1, "rollouts", "group_size", "prompts_per_step", "seeds", "visits")
+        at_least(self, 1, "rollouts", "group_size", "prompts_per_step", "seeds", "visits", "jobs")
 
     def resolve(self, history: History) -> "ReplaySettings":
         """The same with budget and group size filled in from the record."""
@@ -171,7 +175,7 @@ def replay(
     strategies: Sequence[str] | None = None,
     options: Mapping[str, Mapping[str, Any]] | None = None,
     settings: ReplaySettings | None = None,
-    progress: Callable[[str, int], None] = lambda name, seed: None,
+    progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """Replay several strategies over several seeds.
 
@@ -180,7 +184,7 @@ def replay(
         strategies: names as `make_strategy` takes them; None: all strategies and presets.
         options: options of a strategy, by its name.
         settings: budget, sizes and seeds.
-        progress: called with a strategy's name and the seed before each run.
+        progress: called with a strategy's name when its runs are done.
 
     Returns:
         `strategies`: by name, best informative share first; each measure as `mean`, `low`, `high`
@@ -210,16 +214,16 @@ def replay(
             raise unknown_name("strategy among those replayed", name, names)
     found: dict[str, Any] = {}
     skipped: dict[str, str] = {}
-    for name in names:
-        try:
-            found[name] = _over_seeds(
-                list(_runs(history, name, options.get(name, {}), settings, progress))
-            )
-        except UserError as error:
+    tasks = [(history, name, options.get(name, {}), settings) for name in names]
+    for name, runs in zip(names, _all_runs(tasks, settings.jobs), strict=True):
+        progress(name)
+        if isinstance(runs, UserError):
             asked_for = bool(strategies) or name in options
-            if asked_for and not isinstance(error, NotReplayable):
-                raise
-            skipped[name] = str(error)
+            if asked_for and not isinstance(runs, NotReplayable):
+                raise runs
+            skipped[name] = str(runs)
+        else:
+            found[name] = _over_seeds(runs)
     if not found:
         raise UserError("; ".join(f"strategy {name!r}: {why}" for name, why in skipped.items()))
     ranked = sorted(found, key=lambda name: -(found[name]["informative_share"]["mean"] or 0.0))
@@ -227,24 +231,37 @@ def replay(
         "strategies": {name: found[name] for name in ranked},
         "skipped": skipped,
         "history": history.facts(),
-        "settings": dataclasses.asdict(settings),
+        "settings": {k: v for k, v in dataclasses.asdict(settings).items() if k != "jobs"},
         "note": NOTE,
     }
 
 
-def _runs(
-    history: History,
-    name: str,
-    options: Mapping[str, Any],
-    settings: ReplaySettings,
-    progress: Callable[[str, int], None],
-) -> Iterator[dict[str, float | None]]:
-    for seed in range(settings.seeds):
-        strategy = _make(name, options, settings)
-        if missing := _missing(strategy):
-            raise NotReplayable(f"needs {missing} of the policy: not replayable")
-        progress(name, seed)
-        yield replay_once(history, strategy, settings, seed)
+_Task = tuple[History, str, Mapping[str, Any], ReplaySettings]
+_Runs = list[dict[str, float | None]] | UserError
+
+
+def _all_runs(tasks: Sequence[_Task], jobs: int) -> Iterator[_Runs]:
+    """The runs of each strategy, in the order of the tasks."""
+    if jobs == 1 or len(tasks) == 1:
+        yield from map(_runs, tasks)
+        return
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(_runs, tasks)
+
+
+def _runs(task: _Task) -> _Runs:
+    """A strategy's runs over the seeds, or why there are none."""
+    history, name, options, settings = task
+    runs = []
+    try:
+        for seed in range(settings.seeds):
+            strategy = _make(name, options, settings)
+            if missing := _missing(strategy):
+                raise NotReplayable(f"needs {missing} of the policy: not replayable")
+            runs.append(replay_once(history, strategy, settings, seed))
+    except UserError as error:
+        return error
+    return runs
 
 
 def _make(name: str, options: Mapping[str, Any], settings: ReplaySettings) -> Strategy:
