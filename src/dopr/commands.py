@@ -35,7 +35,8 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.print_config:
         print("".join(f"# {departure}\n" for departure in settings.objective_departures), end="")
         return _print_config(settings)
-    from dopr.train import leave_process_group, train
+    from dopr.processes import leave_process_group
+    from dopr.train import train
 
     _hide_loading_bars()
     result = train(settings, resume=arguments.resume, quiet=arguments.quiet)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 
@@ -20,6 +19,7 @@ from dopr.errors import UserError, unknown_name
 from dopr.evaluation import evaluate
 from dopr.mapping import to_mapping, to_yaml
 from dopr.models import best_device, fit_prompts, load_model
+from dopr.processes import naming_a_lost_process
 from dopr.progress import Goal, Progress
 from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
@@ -102,7 +102,7 @@ def train(
     Raises:
         UserError: what is asked for cannot be done, or a reward misbehaves; what was trained until
             then is saved.
-        OSError: the output cannot be written any more.
+        OSError: the output cannot be written any more, or another process of the run is gone.
     """
     settings.check()
     run_dir = Path(settings.output_dir)
@@ -126,7 +126,7 @@ def train(
             evaluator = _evaluator(settings, materials, trainer)
             callback = RunCallback(trainer, settings, run_dir, evaluator, progress, interrupt)
             trainer.add_callback(callback)
-            with _saving_on_error(trainer, run_dir):
+            with _saving_on_error(trainer, run_dir), naming_a_lost_process(run_dir):
                 if found and _nothing_is_left(found, settings):
                     callback.finish(found)
                 else:
@@ -143,17 +143,6 @@ def train(
             "nothing was learned; check the reward, or choose easier or harder prompts"
         )
     return result
-
-
-def leave_process_group() -> None:
-    """End the connection between several processes together; nothing where there is only one.
-
-    A process that exits while another is still connected makes the other one abort.
-    """
-    state = PartialState()
-    if state.num_processes > 1:
-        state.wait_for_everyone()
-        state.destroy_process_group()
 
 
 # -- the run directory -----------------------------------------------------------------------

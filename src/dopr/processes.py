@@ -1,0 +1,50 @@
+"""Several processes of one run: how they part, and what is said when one of them is lost."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+
+from dopr import checkpoint
+
+# What gloo and NCCL say of a peer that is gone; neither has an exception of its own for it.
+_LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "remote process")
+
+
+def leave_process_group() -> None:
+    """End the connection between several processes together; nothing where there is only one.
+
+    A process that exits while another is still connected makes the other one abort.
+    """
+    state = PartialState()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+
+
+@contextlib.contextmanager
+def naming_a_lost_process(run_dir: Path) -> Iterator[None]:
+    """Say in one sentence that another process of the run is gone.
+
+    Raises:
+        ConnectionError: in the place of the engine's own error.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if PartialState().num_processes == 1 or not _is_loss(error):
+            raise
+        kept = checkpoint.latest_checkpoint(run_dir / "checkpoints")
+        advice = f"continue from {kept.name} with --resume" if kept else "start again"
+        raise ConnectionError(
+            "another process of this run has ended, so this one cannot go on; look for the cause "
+            f"in its output, then {advice}"
+        ) from error
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    return isinstance(error, torch.distributed.DistError) or any(
+        sign in str(error) for sign in _LOST
+    )
