@@ -4,7 +4,7 @@
 
 A child process trains the shipped tiny model with checkpoints every few steps, and is killed
 (SIGKILL) at a random moment; the next one resumes. One in ten dies while it loads, the others
-within some ten steps, wherever that is: generation, reward, update, evaluation, saving; what it was
+within nine steps, wherever that is: generation, reward, update, evaluation, saving; what it was
 doing is noted. When the run is through, weights, ledger, metrics and evaluations must be those of
 the run that was never killed.
 Writes docs/results/kills.json.
@@ -67,68 +67,110 @@ def settings_of(folder: Path, steps: int, strategy: str) -> TrainSettings:
     return settings
 
 
-def noted(method: Callable[..., Any], phase: int, board: mmap.mmap) -> Callable[..., Any]:
+class Board:
+    """What a child is doing, where its parent can read it."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, 2)
+
+    @property
+    def phase(self) -> str:
+        return PHASES[self.memory[0]]
+
+    @phase.setter
+    def phase(self, name: str) -> None:
+        self.memory[0] = PHASES.index(name)
+
+    @property
+    def steps(self) -> int:
+        """Steps begun by this child."""
+        return self.memory[1]
+
+    @steps.setter
+    def steps(self, count: int) -> None:
+        self.memory[1] = min(count, 255)
+
+
+def noted(method: Callable[..., Any], phase: str, board: Board) -> Callable[..., Any]:
     """The method, with its phase on the board while it runs."""
 
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        before, board[0] = board[0], phase
+        before, board.phase = board.phase, phase
+        if method.__name__ == "training_step":
+            board.steps += 1
         try:
             return method(*args, **kwargs)
         finally:
-            board[0] = before
+            board.phase = before
 
     return wrapper
 
 
-def live(settings: TrainSettings, board: mmap.mmap) -> None:
+def live(settings: TrainSettings, board: Board) -> None:
     """What a child does: train on from the newest checkpoint."""
     import dopr.train
 
     for name, phase in METHODS.items():
-        setattr(DoPRTrainer, name, noted(getattr(DoPRTrainer, name), PHASES.index(phase), board))
-    dopr.train.evaluate = noted(dopr.train.evaluate, PHASES.index("evaluation"), board)
+        setattr(DoPRTrainer, name, noted(getattr(DoPRTrainer, name), phase, board))
+    dopr.train.evaluate = noted(dopr.train.evaluate, "evaluation", board)
     begin = DoPRTrainer._inner_training_loop
 
     def begun(*args: Any, **kwargs: Any) -> Any:
-        board[0] = PHASES.index("between")
+        board.phase = "between"
         return begin(*args, **kwargs)
 
     DoPRTrainer._inner_training_loop = begun
     train(settings, resume=True, quiet=True, report=False)
 
 
-def one_life(
-    settings: TrainSettings, board: mmap.mmap, seconds: float | None, loading: bool = False
-) -> str | None:
+def start(settings: TrainSettings, board: Board) -> int:
+    """A child; its process number."""
+    board.phase, board.steps = "loading", 0
+    child = os.fork()
+    if child:
+        return child
+    with open(os.devnull, "w") as silence:
+        os.dup2(silence.fileno(), 1)
+        os.dup2(silence.fileno(), 2)
+    code = 1
+    with contextlib.suppress(BaseException):
+        live(settings, board)
+        code = 0
+    os._exit(code)
+
+
+def one_life(settings: TrainSettings, board: Board, chance: random.Random | None) -> str | None:
     """Run a child; the phase it was killed in, or None where it came to its end.
 
     Args:
-        seconds: after which it is killed; None lets it live.
-        loading: count from its start, not from its first step.
+        chance: of the moment; None lets it live.
     """
-    board[0] = PHASES.index("loading")
-    child = os.fork()
-    if child == 0:
-        with open(os.devnull, "w") as silence:
-            os.dup2(silence.fileno(), 1)
-            os.dup2(silence.fileno(), 2)
-        code = 1
-        with contextlib.suppress(BaseException):
-            live(settings, board)
-            code = 0
-        os._exit(code)
-    deadline = time.monotonic() + seconds if seconds is not None and loading else None
-    while deadline is None or time.monotonic() < deadline:
+    if chance is None:
+        steps, while_loading, share = 256, False, 0.0
+    else:
+        # At most nine steps: three checkpoints, so that the run gets on whatever the speed.
+        steps, while_loading, share = chance.randint(0, 9), chance.random() < 0.1, chance.random()
+    child, began = start(settings, board), time.monotonic()
+    reached, last, seen = None, began, 0
+    while True:
         ended, status = os.waitpid(child, os.WNOHANG)
+        now = time.monotonic()
         if ended:
             if status != 0:
                 raise SystemExit(f"a child ended by itself with status {status}")
             return None
-        if deadline is None and seconds is not None and PHASES[board[0]] != "loading":
-            deadline = time.monotonic() + seconds
-        time.sleep(0.0005)
-    phase = PHASES[board[0]]
+        if while_loading and now - began > 2 * share:
+            break
+        if board.steps != seen:
+            seen, length, last = board.steps, now - last, now
+        if reached is None and seen >= steps and board.phase != "loading":
+            # Somewhere in the step that begins now, saving and evaluation behind it included.
+            reached = now + share * min(length, 2.0) * 1.5 if seen else now + share * 0.1
+        if reached is not None and now > reached:
+            break
+        time.sleep(0.0003)
+    phase = board.phase
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return phase
@@ -182,7 +224,7 @@ def workplace(folder: Path | None) -> Iterator[Path]:
 
 def study(folder: Path, kills: int, steps: int, strategy: str, seed: int) -> dict[str, Any]:
     """Kill and resume until the run is through; what was hit and what differed."""
-    chance, board = random.Random(seed), mmap.mmap(-1, 1)
+    chance, board = random.Random(seed), Board()
     began = time.monotonic()
     reference = folder / "reference"
     shutil.rmtree(reference, ignore_errors=True)
@@ -192,10 +234,7 @@ def study(folder: Path, kills: int, steps: int, strategy: str, seed: int) -> dic
     shutil.rmtree(run, ignore_errors=True)
     settings, hit, lives = settings_of(run, steps, strategy), Counter[str](), 0
     while True:
-        loading = chance.random() < 0.1
-        # Loading takes some seconds; ten steps with checkpoints get on by two or three of them.
-        seconds = chance.uniform(0.0, 2.0) if loading else chance.uniform(0.0, 10 * alone / steps)
-        phase = one_life(settings, board, seconds if lives < kills else None, loading)
+        phase = one_life(settings, board, chance if lives < kills else None)
         lives += 1
         if phase is None:
             break
@@ -216,7 +255,7 @@ def study(folder: Path, kills: int, steps: int, strategy: str, seed: int) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--strategy", default="dopr")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
