@@ -12,6 +12,7 @@ Writes docs/results/kills.json.
 
 import argparse
 import contextlib
+import faulthandler
 import functools
 import json
 import mmap
@@ -42,6 +43,7 @@ METHODS = {
     "training_step": "update",
     "_save_checkpoint": "saving",
 }
+CRASHES = os.path.join(tempfile.gettempdir(), "dopr-kills-crashes.txt")
 CLOCKS = ("wall_s", "step_time", "eval_s", "epoch")
 
 
@@ -133,6 +135,8 @@ def start(settings: TrainSettings, board: Board) -> int:
     with open(os.devnull, "w") as silence:
         os.dup2(silence.fileno(), 1)
         os.dup2(silence.fileno(), 2)
+    # A child that dies by itself (it is a fork of a process with libraries in it) is counted too.
+    faulthandler.enable(open(CRASHES, "a"))  # noqa: SIM115
     code = 1
     with contextlib.suppress(BaseException):
         live(settings, board)
@@ -157,6 +161,8 @@ def one_life(settings: TrainSettings, board: Board, chance: random.Random | None
         ended, status = os.waitpid(child, os.WNOHANG)
         now = time.monotonic()
         if ended:
+            if os.WIFSIGNALED(status):
+                return "crashed by itself"
             if status != 0:
                 raise SystemExit(f"a child ended by itself with status {status}")
             return None
