@@ -28,6 +28,7 @@ from dopr.settings import TrainSettings
 from dopr.strategies import make_strategy
 from dopr.tasks import load_task
 from dopr.trainer import DoPRTrainer
+from dopr.watching import AlarmCallback
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,7 @@ def train(
             evaluator = _evaluator(settings, materials, trainer)
             callback = RunCallback(trainer, settings, run_dir, evaluator, progress, interrupt)
             trainer.add_callback(callback)
+            trainer.add_callback(AlarmCallback(run_dir, progress.say))
             with _saving_on_error(trainer, run_dir):
                 if found and _nothing_is_left(found, settings):
                     callback.finish(found)
