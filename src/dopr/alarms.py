@@ -226,6 +226,7 @@ def find_alarms(
 
 # -- windows and means -----------------------------------------------------------------------
 
+_LARGEST = 1e300  # beyond it, sums of floats and whole numbers in JSON overflow
 _NEEDED = {
     *("step", "reward", "reward_std", "frac_reward_zero_std"),
     *("completions/mean_length", "completions/clipped_ratio"),
@@ -298,7 +299,7 @@ def _signal_rate(row: Row) -> float | None:
 
 def _number(value: Any) -> float | None:
     known = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return float(value) if known and math.isfinite(value) else None
+    return float(value) if known and abs(value) <= _LARGEST else None  # NaN is not
 
 
 def _values(rows: Iterable[Row], name: str) -> list[float]:
