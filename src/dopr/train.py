@@ -20,6 +20,7 @@ from dopr.errors import UserError, unknown_name
 from dopr.evaluation import evaluate
 from dopr.mapping import to_mapping, to_yaml
 from dopr.models import best_device, fit_prompts, load_model
+from dopr.planning.fit import check_memory
 from dopr.progress import Goal, Progress
 from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
@@ -213,6 +214,7 @@ def load_materials(settings: TrainSettings) -> Materials:
             limit=settings.eval.num_prompts,
             **_presentation(settings),
         )
+    check_memory(settings, batch_shape(settings), dataset["prompt"])
     model, tokenizer = load_model(
         settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
     )
