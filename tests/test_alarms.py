@@ -143,7 +143,7 @@ def test_the_callback_says_and_keeps_what_the_report_finds(tmp_path: Path) -> No
     AlarmCallback(tmp_path, said.append).on_train_end(None, state, None)  # resumed: stays silent
     kept = [Alarm(**row) for row in NewLines(tmp_path / "warnings.jsonl").read()]
     assert kept == find_alarms(logged, measured) and len(kept) == len(said) == 1
-    assert said[0].startswith("warning (step 152): held-out accuracy fell")
+    assert said[0].startswith(f"warning ({tmp_path}, step 152): held-out accuracy fell")
 
 
 def test_a_training_run_warns_once_and_the_page_shows_it(
@@ -155,7 +155,7 @@ def test_a_training_run_warns_once_and_the_page_shows_it(
     reward = f"{tmp_path / 'same.py'}:same"
     changes = {"strategy_args.prompts_per_step": 16, "strategy_args.candidates": 16, "steps": 6}
     assert train(*words(tmp_path, tiny_model_dir, **changes, reward=reward, num_generations=2)) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if "warning (step" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "warning (" in line]
     assert len(said) == 1 and "0% of the groups" in said[0]
     (row,) = NewLines(tmp_path / "run" / "warnings.jsonl").read()
     assert row["name"] == "signal_collapse" and row["message"] in said[0]

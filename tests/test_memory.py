@@ -205,6 +205,12 @@ def test_what_does_not_fit_is_told_the_mend(billion: ModelShape) -> None:
     assert "so take fewer prompts_per_step" in (complaint(billion, many, gpu(40)) or "")
 
 
+def test_a_share_of_vllm_that_cannot_hold_the_weights(billion: ModelShape) -> None:
+    run = replace(RUN, vllm="colocate", checkpointing=True)
+    assert "less than the weights' 2.3 GiB" in (complaint(billion, run, gpu(7)) or "")
+    assert complaint(billion, run, gpu(40)) is None
+
+
 def test_weights_that_exceed_the_device_are_refused(billion: ModelShape) -> None:
     refuse_weights(billion, RUN, gpu(2.4))
     with pytest.raises(UserError, match=r"alone take 2.3 GiB as bfloat16, and a GPU has 2.0 GiB"):
@@ -218,16 +224,18 @@ def test_settings_of_a_run() -> None:
         lora={"r": 4, "target_modules": "all-linear"},
         use_vllm=True,
         beta=0.1,
-        trl={"vllm_gpu_memory_utilization": 0.5},
+        trl={"vllm_gpu_memory_utilization": 0.5, "optim": "paged_adamw_8bit"},
     )
     run = run_settings(settings, (16, 4), 100, "cuda")
     assert (run.rollouts, run.rows, run.tokens) == (64, 16, 356)
     assert run.autocast and run.checkpointing and not run.reference
+    assert run.optimizer == "adamw_8bit"
     assert (run.lora, run.lora_targets, run.vllm, run.vllm_share) == (
         *(4, ("all-linear",)),
         *("colocate", 0.5),
     )
-    assert run_settings(TrainSettings(beta=0.1), (1, 1), 1, "cpu").reference
+    plain = run_settings(TrainSettings(beta=0.1), (1, 1), 1, "cpu")
+    assert plain.reference and plain.optimizer == "adamw" and not plain.checkpointing
 
 
 def test_the_command(capsys: pytest.CaptureFixture, tiny_model_dir: Path) -> None:

@@ -53,6 +53,7 @@ class AlarmCallback(TrainerCallback):
 
     def _tell(self, alarms: list[Alarm]) -> None:
         for alarm in alarms:
-            self._say(f"warning (step {alarm.step}): {alarm.message}")
+            # The folder tells the runs of a comparison apart.
+            self._say(f"warning ({self._file.parent}, step {alarm.step}): {alarm.message}")
             row = {"step": alarm.step, "name": alarm.name, "message": alarm.message}
             append_line(self._file, row)

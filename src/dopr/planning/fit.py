@@ -26,6 +26,12 @@ def size(count: float) -> str:
 def complaint(shape: ModelShape, settings: MemorySettings, device: Device) -> str | None:
     """One sentence with the mend where a run does not fit, None where it does."""
     needed = estimate(shape, settings, device.total)
+    own = shape.parameters * settings.stored
+    if settings.vllm == "colocate" and needed.vllm < own:
+        return (
+            f"vLLM's share of {settings.vllm_share:g} is {size(needed.vllm)}, less "
+            f"than the weights' {size(own)}; raise vllm_gpu_memory_utilization or take another mode"
+        )
     if needed.peak <= device.free:
         return None
     phase = "generating" if needed.generation > needed.update else "the update"
@@ -119,11 +125,19 @@ def run_settings(
         checkpointing=on_gpu if checkpointing is None else checkpointing,
         lora=None if lora is None else int(lora.get("r", 8)),
         lora_targets=(targets,) if isinstance(targets, str) else tuple(targets),
+        optimizer=_optimizer(str(settings.trl.get("optim", "adamw"))),
         reference=settings.beta > 0 and lora is None,
         vllm=settings.vllm_mode if settings.use_vllm else "none",
         vllm_share=float(settings.trl.get("vllm_gpu_memory_utilization", 0.3)),
         device=device,
     )
+
+
+def _optimizer(name: str) -> str:
+    """Which of the known optimisers transformers' name stands for; AdamW where none fits."""
+    if "8bit" in name:
+        return "adamw_8bit"
+    return next((known for known in ("adafactor", "sgd") if name.startswith(known)), "adamw")
 
 
 def _longest(settings: TrainSettings, prompts: Sequence[Any]) -> int:
