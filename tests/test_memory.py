@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +165,48 @@ def test_weights_gradients_and_adamw_against_torch(tiny_model_dir: Path) -> None
     needed = estimate(shape, MemorySettings())
     parts = needed.weights + needed.gradients + needed.optimizer
     assert parts == pytest.approx(sum(storages.values()), rel=0.1)
+
+
+UPDATE = """
+import resource, sys
+import torch
+from dopr.models import load_model
+from trl.trainer.utils import add_fused_lm_head
+
+model, _ = load_model("tiny-reasoner")
+model.train()
+if sys.argv[1] == "True":
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+add_fused_lm_head(model, outputs=("log_probs", "entropy"))
+
+def most_after_an_update(rows, length):
+    ids = torch.randint(3, 190, (rows, length))
+    mask = torch.ones_like(ids)
+    mask[0, :7] = 0
+    out = model(input_ids=ids, attention_mask=mask, labels=ids, fused_lm_head=True, use_cache=False)
+    out.log_probs.mean().backward()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+print(-most_after_an_update(1, 16) + most_after_an_update(32, 768))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="measures resident memory as Linux counts it")
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_whole_update_against_resident_memory(checkpointing: bool) -> None:
+    # Left alone, the C library keeps hundreds of MiB that were given back to it.
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", UPDATE, str(checkpointing)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run = MemorySettings(32, 1, None, 384, 384, checkpointing=checkpointing, device="cpu")
+    needed = estimate(read_shape("tiny-reasoner"), run)
+    assert needed.activations + needed.logits == pytest.approx(int(done.stdout), rel=0.1)
 
 
 def test_kv_cache_against_transformers(tiny_model_dir: Path) -> None:
