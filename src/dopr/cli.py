@@ -208,6 +208,12 @@ def _add_rest(add: Callable[..., argparse.ArgumentParser]) -> None:
     command = add("report", "Write the HTML page about a run or a comparison.", commands.report)
     command.add_argument("run_dir", metavar="RUN_DIR")
     command.add_argument("--output", metavar="FILE", help="default: report.html in RUN_DIR")
+    command.add_argument(
+        "--watch",
+        type=int,
+        metavar="SECONDS",
+        help="write the page every so often until the run is finished",
+    )
     command = add("tasks", "List the tasks that can be trained on.", commands.tasks)
     command.add_argument("filter", nargs="?", default="", help="only names that contain this")
     command.add_argument("--json", action="store_true", help="print JSON")

@@ -186,8 +186,14 @@ def plan(arguments: argparse.Namespace, overrides: list[str]) -> int:
 def report(arguments: argparse.Namespace, overrides: list[str]) -> int:
     from dopr.report import write_report
 
-    output = Path(arguments.output) if arguments.output else None
-    print(write_report(Path(arguments.run_dir), output))
+    run_dir, output = Path(arguments.run_dir), Path(arguments.output) if arguments.output else None
+    if arguments.watch is None:
+        print(write_report(run_dir, output))
+        return 0
+    from dopr.report.watch import watch_report
+
+    print(f"writing {output or run_dir / 'report.html'} every {arguments.watch} s", file=sys.stderr)
+    print(watch_report(run_dir, output, arguments.watch))
     return 0
 
 

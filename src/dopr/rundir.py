@@ -42,7 +42,7 @@ def step_of(folder: Path) -> int:
 def rewind(run_dir: Path, found: Path | None) -> None:
     """Drop what was written after the checkpoint, all of it where there is none."""
     step = step_of(found) if found else -1
-    for name in ("metrics.jsonl", "eval.jsonl"):
+    for name in ("metrics.jsonl", "eval.jsonl", "warnings.jsonl"):
         checkpoint.keep_lines_until(run_dir / name, step)
     for table in run_dir.glob("completions/completions_*.parquet"):
         number = re.search(r"(\d+)$", table.stem)

@@ -19,6 +19,7 @@ from dopr.errors import UserError, unknown_name
 from dopr.evaluation import evaluate
 from dopr.mapping import to_mapping, to_yaml
 from dopr.models import best_device, fit_prompts, load_model
+from dopr.planning.fit import check_memory
 from dopr.processes import naming_a_lost_process
 from dopr.progress import Goal, Progress
 from dopr.rewards import load_reward
@@ -28,6 +29,7 @@ from dopr.settings import TrainSettings
 from dopr.strategies import make_strategy
 from dopr.tasks import load_task
 from dopr.trainer import DoPRTrainer
+from dopr.watching import AlarmCallback
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +128,7 @@ def train(
             evaluator = _evaluator(settings, materials, trainer)
             callback = RunCallback(trainer, settings, run_dir, evaluator, progress, interrupt)
             trainer.add_callback(callback)
+            trainer.add_callback(AlarmCallback(run_dir, progress.say))
             with _saving_on_error(trainer, run_dir), naming_a_lost_process(run_dir):
                 if found and _nothing_is_left(found, settings):
                     callback.finish(found)
@@ -200,6 +203,7 @@ def load_materials(settings: TrainSettings) -> Materials:
             limit=settings.eval.num_prompts,
             **_presentation(settings),
         )
+    check_memory(settings, batch_shape(settings), dataset["prompt"])
     model, tokenizer = load_model(
         settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
     )

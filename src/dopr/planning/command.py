@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dopr.errors import UserError
+from dopr.planning.memory_command import add_memory_arguments, run_memory
 
 if TYPE_CHECKING:
     from dopr.planning.pool import Pool
 
 EPILOG = (
     "Example: dopr plan --pass-rate 0.01 --group-size 8. A pilot: dopr plan --pilot tiny-reasoner "
-    "--dataset tiny:leg_counting/half --reward gym --max-tokens 64 --price 0.5"
+    "--dataset tiny:leg_counting/half --reward gym --max-tokens 64 --price 0.5. Memory: dopr plan "
+    "--memory --model Qwen/Qwen2.5-1.5B --dtype bfloat16 --gradient-checkpointing --device-gib 24"
 )
 
 
@@ -53,6 +55,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=0)
     add("--json", action="store_true", help="print JSON")
     add("--plot", metavar="FILE.svg", help="draw the plan")
+    add_memory_arguments(command)
 
 
 def run(arguments: argparse.Namespace, console: Any) -> int:
@@ -65,6 +68,8 @@ def run(arguments: argparse.Namespace, console: Any) -> int:
     Raises:
         UserError: a mistake in the options or in what they name.
     """
+    if arguments.memory:
+        return run_memory(arguments, console)
     from rich.console import Console
 
     from dopr.planning.costs import make_plan

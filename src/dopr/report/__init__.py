@@ -37,13 +37,15 @@ VISITS_PER_RUN = 6_000
 VISIT_BUDGET = 60_000
 
 
-def write_report(run_dir: Path, output: Path | None = None) -> Path:
+def write_report(run_dir: Path, output: Path | None = None, reload_s: int | None = None) -> Path:
     """Writes the page about a run directory or a comparison directory.
 
     Args:
         run_dir: a directory written by `dopr train` or `dopr compare`; it may still be in progress.
         output: the file to write; `report.html` in `run_dir` by default. It appears whole or not
             at all.
+        reload_s: seconds after which the page loads itself again, for one that is written again
+            while a run goes on; None for a page that stays.
 
     Returns:
         The path of the page, below 8 MB. What was left out to keep it there is said on it.
@@ -55,15 +57,15 @@ def write_report(run_dir: Path, output: Path | None = None) -> Path:
     target = Path(output) if output is not None else run_dir / "report.html"
     source = read_source(run_dir)
     share = 1.0
-    page = _render(source, share)
+    page = _render(source, share, reload_s)
     while len(page) > SIZE_LIMIT and share > 0.01:
         share /= 2
-        page = _render(source, share)
+        page = _render(source, share, reload_s)
     _write_atomically(target, page)
     return target
 
 
-def _render(source: Source, share: float) -> bytes:
+def _render(source: Source, share: float, reload_s: int | None) -> bytes:
     """The page with `share` of the usual number of completions, as UTF-8.
 
     Completions take most of the room, so the visits of prompts shrink only below a share of 1/8.
@@ -86,6 +88,8 @@ def _render(source: Source, share: float) -> bytes:
         notes=[*source.notes, *notes],
         conclusion=conclusion(source),
         pool=pool_line(source),
+        reload_s=reload_s,
+        alarms=[(run.label, alarm) for run in source.runs for alarm in run.alarms],
         target=section(source.comparison, "target"),
         cost_titles=[title for _, _, title in COSTS],
         costs=cost_table(source),

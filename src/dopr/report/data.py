@@ -8,14 +8,16 @@ not be read is said in `notes`, which the page shows.
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from dopr.alarms import WARNINGS_FILE, find_alarms
 from dopr.errors import UserError
+from dopr.new_lines import NewLines
 
 Record = dict[str, Any]
 RUN_FILES = ("metrics.jsonl", "eval.jsonl", "ledger.parquet", "completions", "config.yaml")
@@ -32,6 +34,7 @@ class Run:
         metrics: one record a step, in order of step, each with a whole number `step`.
         evals: one record an evaluation, in order of step, each with a whole number `step`.
         ledger: what was known about each prompt at the end (one row a prompt), if saved.
+        alarms: warnings about the run, each with `step`, `name` and `message`.
         completions: the folder of completion tables; it need not exist.
     """
 
@@ -43,6 +46,7 @@ class Run:
     metrics: list[Record] = field(default_factory=list)
     evals: list[Record] = field(default_factory=list)
     ledger: pd.DataFrame | None = None
+    alarms: list[Record] = field(default_factory=list)
 
     @property
     def label(self) -> str:
@@ -86,7 +90,7 @@ def number(value: Any) -> float | None:
         return None
     try:
         result = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return result if math.isfinite(result) else None
 
@@ -211,8 +215,16 @@ def _read_run(path: Path, strategy: str, seed: str, notes: list[str]) -> Run:
         evals=read_jsonl(path / "eval.jsonl", own),
         ledger=_read_ledger(path / "ledger.parquet", own),
     )
+    run.alarms = _alarms(path / WARNINGS_FILE, run)
     notes.extend(f"{run.label}: {note}" for note in own)
     return run
+
+
+def _alarms(path: Path, run: Run) -> list[Record]:
+    """What the run was warned of; worked out from its rows where it was not watched."""
+    if path.exists():
+        return [{"message": "", "step": "?", "name": ""} | row for row in NewLines(path).read()]
+    return [asdict(alarm) for alarm in find_alarms(run.metrics, run.evals)]
 
 
 def _seed_order(path: Path) -> tuple[int, str]:
