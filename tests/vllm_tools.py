@@ -2,7 +2,6 @@
 asked for."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -124,12 +123,3 @@ def greedy(model: Any, prompts: list[list[int]], length: int) -> list[list[int]]
         )
         completions.append(made[0, len(prompt) :].tolist())
     return completions
-
-
-def serve() -> None:
-    """Run `vllm serve` of this process's arguments, with `keep_plain_weights`."""
-    prepare()
-    from vllm.entrypoints.cli.main import main
-
-    sys.argv = ["vllm", *sys.argv[1:]]
-    main()
