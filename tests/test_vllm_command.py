@@ -1,4 +1,8 @@
-"""`dopr train` with vLLM as TRL starts it (bfloat16, compiled), on the model of the package."""
+"""Runs with vLLM in processes of their own.
+
+`dopr train` with vLLM as TRL starts it (bfloat16, compiled), on the model of the package; and two
+processes with an engine each.
+"""
 
 import importlib.util
 import json
@@ -45,6 +49,34 @@ def train(run_dir: Path, *options: str) -> list[dict[str, Any]]:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_with_an_engine_each_agree(tmp_path: Path) -> None:
+    """Five and three rollouts, then four: each engine makes half of every round."""
+    model, output = vllm_tools.save_model(tmp_path / "model"), tmp_path / "run"
+    output.mkdir()
+    script = Path(vllm_tools.__file__).parent / "vllm_processes_script.py"
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+    ]
+    done = subprocess.run(
+        [*launch, str(script), str(model), str(output)],
+        env=os.environ | vllm_tools.ENVIRONMENT | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr, done.stderr[-3000:]
+    first, second = (json.loads((output / f"rank{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first["rows"] == [4, 2] * 5 and first["spent"]["rollouts"] == 5 * 12
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["sampling/sampling_logp_difference/max"] < 1e-4 for row in rows)
 
 
 def test_train_command_runs_and_resumes_with_vllm(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -150,12 +151,15 @@ def train(
 def leave_process_group() -> None:
     """End the connection between several processes together; nothing where there is only one.
 
-    A process that exits while another is still connected makes the other one abort.
+    A process that exits while another is still connected makes the other one abort. vLLM in the
+    same process ends the connection itself when Python exits, and fails if it is gone by then.
     """
     state = PartialState()
     if state.num_processes > 1:
         state.wait_for_everyone()
-        state.destroy_process_group()
+        engine = sys.modules.get("vllm.distributed.parallel_state")
+        if engine is None or not engine.model_parallel_is_initialized():
+            state.destroy_process_group()
 
 
 # -- the run directory -----------------------------------------------------------------------
