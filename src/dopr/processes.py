@@ -1,6 +1,7 @@
 """Several processes of one run: how they part, and what is said when one of them is lost."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,12 +17,15 @@ _LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe",
 def leave_process_group() -> None:
     """End the connection between several processes together; nothing where there is only one.
 
-    A process that exits while another is still connected makes the other one abort.
+    A process that exits while another is still connected makes the other one abort. vLLM in the
+    same process ends the connection itself when Python exits, and fails if it is gone by then.
     """
     state = PartialState()
     if state.num_processes > 1:
         state.wait_for_everyone()
-        state.destroy_process_group()
+        engine = sys.modules.get("vllm.distributed.parallel_state")
+        if engine is None or not engine.model_parallel_is_initialized():
+            state.destroy_process_group()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """From a trainer's settings to the driver that runs its strategy."""
 
+import importlib.util
 from typing import Any
 
 from datasets import Dataset
@@ -11,6 +12,22 @@ from dopr.measuring import QUANTITIES
 from dopr.pool import prompt_categories
 from dopr.strategies import Strategy, Uniform, make_strategy
 from dopr.stream import OfferedStream, PromptStream
+
+
+def check_engine(use_vllm: bool) -> None:
+    """Refuse vLLM where there is none, before weights are loaded.
+
+    Args:
+        use_vllm: TRL's setting.
+
+    Raises:
+        UserError: vLLM is asked for and not installed.
+    """
+    if use_vllm and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "use_vllm is set but vLLM is not installed; `pip install 'dopr[vllm]'`, or set "
+            "use_vllm to false to generate with transformers"
+        )
 
 
 def make_driver(

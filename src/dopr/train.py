@@ -26,6 +26,7 @@ from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
 from dopr.rundir import DONE_FILE, is_disk_error, open_run_dir, read_lines, rewind, step_of
 from dopr.settings import TrainSettings
+from dopr.setup import check_engine
 from dopr.strategies import make_strategy
 from dopr.tasks import load_task
 from dopr.trainer import DoPRTrainer
@@ -107,6 +108,7 @@ def train(
         OSError: the output cannot be written any more, or another process of the run is gone.
     """
     settings.check()
+    check_engine(settings.use_vllm)
     run_dir = Path(settings.output_dir)
     found = open_run_dir(run_dir, resume)
     finished = finished_result(settings) if resume else None

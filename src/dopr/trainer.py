@@ -36,7 +36,7 @@ from dopr.pool import prompt_names
 from dopr.rounds import Round, is_plain_batch, make_groups, pack_handle, unpack_handle
 from dopr.runlog import StepClock, StepLog, choice_metrics, totals
 from dopr.schedule import run_over_rollouts
-from dopr.setup import make_driver
+from dopr.setup import check_engine, make_driver
 from dopr.strategies import Group, Measure, Request, Strategy
 from dopr.stream import OfferedStream
 from dopr.tables import clear_table, correct_advantages
@@ -60,7 +60,8 @@ class DoPRTrainer(GRPOTrainer):
         checkpoint_dir: folder for the checkpoints; None puts them into `args.output_dir`.
 
     Raises:
-        UserError: no training rows, an unknown strategy or option, or a streaming dataset.
+        UserError: no training rows, an unknown strategy or option, a streaming dataset, or vLLM
+            asked for where it is not installed.
     """
 
     # TRL and transformers declare these more loosely than they use them.
@@ -87,6 +88,7 @@ class DoPRTrainer(GRPOTrainer):
             )
         if len(train_dataset) == 0:
             raise UserError("train_dataset is empty; give at least one prompt")
+        check_engine(getattr(args, "use_vllm", False))
         self._settings = Selection.of(args)
         self._pool = train_dataset
         self.prompt_names = prompt_names(train_dataset)

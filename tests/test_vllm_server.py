@@ -1,0 +1,148 @@
+"""DoPRTrainer with a vLLM server on the CPU: real requests, weights by way of a file.
+
+See `vllm_disk` for why the weights do not take TRL's own way here.
+"""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import save_file
+
+import vllm_tools
+from dopr import DoPRConfig, DoPRTrainer
+from test_trainer import TwoRounds, metrics
+from tiny import digits_reward, make_dataset, make_tokenizer, settings
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("vllm") is None,
+        reason="vLLM is not installed here; `make test-vllm` makes an environment that has it",
+    ),
+]
+
+SAME = 1e-4  # see test_vllm_colocated.py
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return vllm_tools.save_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `vllm serve`, started as docs/vllm.md says, plus what a CPU needs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        # What `vllm serve MODEL` runs; that command itself looks for a package named vllm, and the
+        # CPU's is named otherwise.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--weight-transfer-config", '{"backend": "nccl"}'),
+        *("--logprobs-mode", "processed_logprobs"),
+        *("--max-model-len", str(vllm_tools.MODEL_LENGTH)),
+        *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "32"),
+        *("--worker-extension-cls", "vllm_disk.DiskWeights"),
+    ]
+    environment = os.environ | vllm_tools.ENVIRONMENT | {"VLLM_SERVER_DEV_MODE": "1"}
+    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    try:
+        wait_for(process, f"http://127.0.0.1:{port}/health", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    """Until the server answers, for at most four minutes."""
+    import requests
+
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            if requests.get(address, timeout=5).status_code == 200:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(1)
+    raise AssertionError(log.read_text()[-3000:])
+
+
+@pytest.fixture
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """Let weights go by a file; (prompts, n) of every request that was sent."""
+    from trl.generation.vllm_client import VLLMClient
+
+    requests: list[tuple[int, int]] = []
+    usual = VLLMClient.generate
+
+    def send_weights(client: Any, metadata: Any, named_params: Any) -> None:
+        file = tmp_path / "weights.safetensors"
+        save_file({name: value.contiguous() for name, value in named_params}, file)
+        body = {"method": "load_from_disk", "args": [str(file)]}
+        reply = client.session.post(f"{client.base_url}/collective_rpc", json=body)
+        assert reply.status_code == 200, reply.text
+
+    def generate(client: Any, prompts: Any, n: int = 1, **options: Any) -> Any:
+        requests.append((len(prompts), n))
+        return usual(client, prompts, n=n, **options)
+
+    monkeypatch.setattr(VLLMClient, "init_communicator", lambda client, device: None)
+    monkeypatch.setattr(VLLMClient, "update_named_params", send_weights)
+    monkeypatch.setattr(VLLMClient, "generate", generate)
+    return requests
+
+
+def train(folder: Path, server: str, output: Path, strategy: Any = None, **changes: Any) -> Any:
+    wanted = {
+        "use_vllm": True,
+        "vllm_mode": "server",
+        "vllm_server_base_url": server,
+        "model_init_kwargs": {"dtype": "float32"},
+    }
+    trainer = DoPRTrainer(
+        str(folder),
+        digits_reward,
+        DoPRConfig(**settings(output, **(wanted | changes))),
+        make_dataset(),
+        processing_class=make_tokenizer(),
+        strategy=strategy,
+    )
+    trainer.train()
+    return trainer
+
+
+def test_regular_groups_are_sampled_from_one_prompt_each(
+    folder: Path, server: str, tmp_path: Path, asked: list[tuple[int, int]]
+) -> None:
+    """The server prefills a prompt once and samples its group from there (n = group size)."""
+    trainer = train(folder, server, tmp_path, max_steps=5)
+    assert asked == [(2, 4)] * 5
+    assert trainer.driver.spent.rollouts == 5 * 8
+    rows = metrics(tmp_path)
+    assert all(row["sampling/sampling_logp_difference/max"] < SAME for row in rows)
+
+
+def test_unequal_groups_and_several_rounds_are_answered(
+    folder: Path, server: str, tmp_path: Path, asked: list[tuple[int, int]]
+) -> None:
+    """Unequal groups are sent row by row; a round of one size is a regular one again."""
+    trainer = train(folder, server, tmp_path, TwoRounds(), max_steps=3)
+    assert asked == [(8, 1), (1, 4)] * 3
+    assert trainer.driver.spent.rollouts == 3 * 12
+    rows = metrics(tmp_path)
+    assert all(row["sampling/sampling_logp_difference/max"] < SAME for row in rows)

@@ -1,0 +1,125 @@
+"""Real vLLM on a CPU, for the tests of tests/test_vllm_*.py; nothing here imports it before it is
+asked for."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from tiny import ALPHABET, make_tokenizer
+
+MODEL_LENGTH = 128
+
+# Little memory for the cache, and threads left where the system puts them.
+ENVIRONMENT = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+
+def prepare() -> None:
+    """Set vLLM's environment and keep its weights as they are; call before an engine is made."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    keep_plain_weights()
+
+
+def keep_plain_weights() -> None:
+    """Let vLLM's layers on the CPU multiply by the weights that `load_weights` writes.
+
+    After loading, vLLM packs each layer's weight for the CPU's own kernels, multiplies by the
+    packed copy from then on, and drops the original (or, for the output layer, keeps it unused).
+    Weights that arrive later then find no place, or change nothing. Here every layer takes what
+    vLLM falls back to where there is no such kernel: torch's own product with the layer's weight.
+    """
+    from vllm.model_executor.layers import utils
+
+    def plain(layer: torch.nn.Module, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    utils.dispatch_cpu_unquantized_gemm = plain
+
+
+def save_model(folder: Path, seed: int = 0) -> Path:
+    """A Llama of two layers whose heads are as wide as vLLM's attention needs them."""
+    make_wide_model(seed).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def make_wide_model(seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(ALPHABET) + 3,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=MODEL_LENGTH,
+            initializer_range=0.2,  # so that greedy completions depend on the weights
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+    )
+
+
+class OneEngine:
+    """Stands where TRL calls `vllm.LLM`: makes the engine once, for all trainers of a process.
+
+    TRL pushes the policy's weights before it first generates, so trainers can share an engine. It
+    is made with the arguments that TRL gives, in float32 and without compiling: exact and quick to
+    start.
+    """
+
+    def __init__(self) -> None:
+        self.engine: Any = None
+        self.model = ""
+        self.asked: list[tuple[list[list[int]], Any]] = []
+
+    def __call__(self, model: str, **arguments: Any) -> Any:
+        from vllm import LLM
+
+        if self.engine is None:
+            self.model = model
+            self.engine = LLM(model=model, **arguments, dtype="float32", enforce_eager=True)
+            self._generate = self.engine.generate
+            self.engine.generate = self._note_and_generate
+        assert model == self.model
+        return self.engine
+
+    def _note_and_generate(self, prompts: Any, sampling_params: Any, **options: Any) -> Any:
+        self.asked.append(([prompt["prompt_token_ids"] for prompt in prompts], sampling_params))
+        return self._generate(prompts, sampling_params=sampling_params, **options)
+
+    def greedy(self, prompts: list[list[int]], length: int) -> list[list[int]]:
+        """The engine's likeliest completions, with the weights it has now."""
+        from vllm import SamplingParams
+
+        inputs = [{"prompt_token_ids": ids} for ids in prompts]
+        wanted = SamplingParams(temperature=0.0, max_tokens=length)
+        outputs = self._generate(inputs, sampling_params=wanted, use_tqdm=False)
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+
+@torch.no_grad()
+def greedy(model: Any, prompts: list[list[int]], length: int) -> list[list[int]]:
+    """The likeliest completions by transformers, ended at the end token."""
+    completions = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt])
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=length,
+            pad_token_id=0,
+            eos_token_id=1,
+        )
+        completions.append(made[0, len(prompt) :].tolist())
+    return completions
