@@ -19,20 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from dopr import checkpoint
-from dopr.entropies import EntropyTotals
-from dopr.errors import UserError
-from dopr.integrations.core import (
-    Generated,
-    TrainingBatch,
-    assemble,
-    make_engine_driver,
-    make_groups,
-    read_settings,
-)
-from dopr.runlog import choice_metrics, totals
-from dopr.strategies import Group, Request
-
 try:
     import torch
     import transfer_queue
@@ -51,7 +37,20 @@ except ImportError as error:
         "pip install verl==0.9.1 TransferQueue cachetools uvicorn fastapi"
     ) from error
 
+from dopr import checkpoint
+from dopr.entropies import EntropyTotals
+from dopr.errors import UserError
+from dopr.integrations.core import (
+    Generated,
+    TrainingBatch,
+    assemble,
+    make_engine_driver,
+    make_groups,
+    read_settings,
+)
 from dopr.pool import prompt_categories
+from dopr.runlog import choice_metrics, totals
+from dopr.strategies import Group, Request
 
 STATE_FOLDER = "dopr"
 TRAIN = "train"  # verl's name of the partition with rollouts to train on
