@@ -1,6 +1,6 @@
 """The engine-neutral half of the verl adapter, against an engine made of a dictionary.
 
-What needs verl itself is in tests/verl (`make test-verl`).
+What needs verl itself is in tests/with_verl (`make test-verl`).
 """
 
 import subprocess

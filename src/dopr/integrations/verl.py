@@ -5,7 +5,7 @@
 
 Importing this file puts `DoPRTrainerSync` in the place of verl's own in its registry. It is the
 only file that touches verl's private methods: it wraps them by `super()` and copies none, and
-tests/verl/test_contract.py fails when one of them moves.
+tests/with_verl/test_contract.py fails when one of them moves.
 
 verl hands a step's prompts out, waits until their rollouts are in its store (TransferQueue), and
 then works on the stored rows by their keys. So the strategy runs where verl waits: `_choose` sends
