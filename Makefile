@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow lint types bench clean
+.PHONY: setup demo test slow test-verl lint types bench clean
 
 setup: .venv/ready
 
@@ -22,6 +22,17 @@ test: setup  ## the fast suite
 slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow -q
 
+# verl pins its own versions, so it gets an environment of its own, with this package on the path.
+.venv-verl/ready: constraints-verl.txt
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install --quiet --quiet --constraint constraints-verl.txt torch==2.13.0
+	.venv-verl/bin/python -m pip install --quiet --quiet --constraint constraints-verl.txt \
+		verl==0.9.1 ray TransferQueue cachetools uvicorn fastapi pytest pytest-timeout
+	@touch $@
+
+test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about half an hour
+	PYTHONPATH=src .venv-verl/bin/python -m pytest tests/with_verl -q -p no:cacheprovider
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -35,4 +46,4 @@ bench: setup
 	$(BIN)/python benchmarks/driver_overhead.py
 
 clean:
-	rm -rf .venv runs build dist *.egg-info
+	rm -rf .venv .venv-verl runs build dist *.egg-info

@@ -1,8 +1,8 @@
 """Lets verl train on a CPU: a platform, and an inference server made of transformers.
 
-verl has neither, but places to put them. With `VERL_USE_EXTERNAL_MODULES=cpu_verl,...` every process
-of a run loads this file. All else is verl's own: Ray, TransferQueue, the FSDP2 worker, agent loops,
-reward loops and checkpoints.
+verl has neither, but places to put them. With `VERL_USE_EXTERNAL_MODULES=cpu_verl,...` every
+process of a run loads this file. All else is verl's own: Ray, TransferQueue, the FSDP2 worker,
+agent loops, reward loops and checkpoints.
 """
 
 from contextlib import contextmanager
@@ -27,6 +27,8 @@ class _CPUModule(ModuleType):
             raise AttributeError(name)
         if name == "mem_get_info":
             return lambda *args: (0, 0)
+        if name == "get_device_name":
+            return lambda *args: "CPU"
         return getattr(torch.cpu, name, lambda *args, **kwargs: 0)
 
 
@@ -151,7 +153,9 @@ class CPURollout(BaseRollout):
     async def release(self):
         pass
 
-    async def update_weights(self, weights, wire_format="named_tensors", global_steps=None, **kwargs):
+    async def update_weights(
+        self, weights, wire_format="named_tensors", global_steps=None, **kwargs
+    ):
         named = {name: tensor.detach().cpu().clone() for name, tensor in weights}
         await ray.get_actor(SERVER).set_weights.remote(named, global_steps or 0)
 

@@ -80,7 +80,12 @@ def test_a_step_prepares_then_samples_then_computes_advantages() -> None:
     step = inspect.getsource(trainer_base.PPOTrainer.step)
     once = inspect.getsource(trainer_base.PPOTrainer._step_once)
     assert step.index("self.prepare_step()") < step.index("self._step_once(")
-    order = ["replay_buffer.sample(", "on_sample_end()", "_balance_batch(", "_compute_old_log_prob("]
+    order = [
+        "replay_buffer.sample(",
+        "on_sample_end()",
+        "_balance_batch(",
+        "_compute_old_log_prob(",
+    ]
     places = [once.index(name) for name in [*order, "_compute_advantage(", "_update_actor("]]
     assert places == sorted(places)
 

@@ -1,22 +1,20 @@
-"""One run of verl's own entry point on a CPU: python train_tiny.py FOLDER [key=value ...]."""
+"""One run of verl's own entry point on a CPU: python train_tiny.py FOLDER [key=value ...].
+
+The environment of `test_training.py` makes verl load `cpu_verl` and the adapter.
+"""
 
 import os
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).parent
-os.environ["VERL_PLATFORM"] = "cpu"
-os.environ["VERL_ENGINE_DEVICE"] = "cuda"  # the same FSDP2 engine; verl lists it for cuda and npu only
-os.environ["VERL_USE_EXTERNAL_MODULES"] = "cpu_verl,dopr.integrations.verl"
-os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(HERE.parents[1] / "src")])
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep) + [str(HERE.parent)]
+import pandas as pd
+import ray
+from hydra import compose, initialize_config_module
+from verl.trainer.main_ppo import TaskRunnerV1, run_ppo, validate_config
 
-import pandas as pd  # noqa: E402
-import ray  # noqa: E402
-from hydra import compose, initialize_config_module  # noqa: E402
-from tiny import save_tiny_model  # noqa: E402
-from verl.trainer.main_ppo import TaskRunnerV1, run_ppo, validate_config  # noqa: E402
+from tiny import save_tiny_model
+
+HERE = Path(__file__).parent
 
 
 def write_prompts(path: Path, rows: int = 16) -> None:
@@ -25,7 +23,9 @@ def write_prompts(path: Path, rows: int = 16) -> None:
             "data_source": [f"kind-{i % 2}" for i in range(rows)],
             "prompt": [[{"role": "user", "content": f"{i}+{i + 1}=?"}] for i in range(rows)],
             "ability": ["math"] * rows,
-            "reward_model": [{"style": "rule", "ground_truth": str(2 * i + 1)} for i in range(rows)],
+            "reward_model": [
+                {"style": "rule", "ground_truth": str(2 * i + 1)} for i in range(rows)
+            ],
             "extra_info": [{"index": i} for i in range(rows)],
         }
     ).to_parquet(path)
