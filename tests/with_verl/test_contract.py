@@ -2,17 +2,23 @@
 
 import inspect
 import os
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import verl
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
 from verl.experimental.agent_loop import AgentLoopManager
 from verl.trainer.ppo.v1 import agent_loop_tq, trainer_base, trainer_sync
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.utils.config import validate_config
 
 import dopr.integrations.verl as adapter
 from dopr import UserError
+from dopr.integrations.core import make_engine_driver, read_settings
 
 
 def parameters(function) -> list[str]:
@@ -94,3 +100,34 @@ def test_agent_loops_take_a_number_of_rollouts_for_each_prompt() -> None:
     assert '"__rollout_n__"' in inspect.getsource(agent_loop_tq)
     assert 'keys.append(f"{uid}_{session_id}_{i}")' in inspect.getsource(agent_loop_tq)
     assert issubclass(agent_loop_tq.AgentLoopManagerTQ, AgentLoopManager)
+
+
+def test_the_recipe_is_valid_up_to_its_weights() -> None:
+    recipe = (Path(__file__).parents[2] / "examples/verl_gsm8k.sh").read_text()
+    command = recipe.split("python -m verl.trainer.main_ppo")[1].replace('"$@"', "")
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", shlex.split(command.replace("\\\n", " ")))
+    validate_config(config=config, use_reference_policy=False, use_critic=False)
+    adapter.check_config(config)
+    settings = read_settings(OmegaConf.to_container(config.dopr))
+    driver = make_engine_driver(settings, 100, num_generations=16, prompts_per_step=8)
+    assert driver.strategy.name == "dopr" and config.trainer.v1.trainer_mode == "sync"
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("algorithm.adv_estimator=gae", "adv_estimator must be grpo"),
+        ("algorithm.use_kl_in_reward=True", "use_kl_loss"),
+        ("algorithm.filter_groups.enable=True", "strategy=dapo"),
+        ("trainer.v1.sampler.sync_refill_failed_groups=True", "lost rollouts"),
+        ("skip.rollout_tq.enable=True", "depend on the rollouts"),
+        ("reward.reward_model.enable=True", "enable_resource_pool"),
+    ],
+)
+def test_settings_that_go_past_the_strategy_are_refused(setting: str, named: str) -> None:
+    overrides = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.name=vllm", setting]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", overrides)
+    with pytest.raises(UserError, match=named):
+        adapter.check_config(config)

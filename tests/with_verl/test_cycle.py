@@ -186,7 +186,7 @@ def test_whole_groups_keep_verls_own_advantages(config) -> None:
     [
         ("pods", {"num_generations": 8}),
         ("reinforce-ada", {}),
-        ("lilo", {"prompts_per_step": 2}),
+        ("lilo", {"prompts_per_step": 2, "pilots": 2}),
         ("coba-rl", {}),
         ("dapo", {}),
     ],
