@@ -87,9 +87,3 @@ def test_a_strategy_that_cannot_run_here_is_refused(tmp_path: Path) -> None:
     done = run(tmp_path, "+dopr.strategy=speed")
     assert done.returncode != 0
     assert "trains on rollouts of earlier steps" in done.stderr + done.stdout
-
-
-def test_another_mode_is_refused(tmp_path: Path) -> None:
-    done = run(tmp_path, "trainer.v1.trainer_mode=colocate_async")
-    assert done.returncode != 0
-    assert "trainer.v1.trainer_mode=sync" in done.stderr + done.stdout
