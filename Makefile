@@ -30,7 +30,7 @@ slow: setup  ## the tests that take minutes
 		verl==0.9.1 ray TransferQueue cachetools uvicorn fastapi pytest pytest-timeout
 	@touch $@
 
-test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about half an hour
+test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about a quarter of an hour
 	PYTHONPATH=src .venv-verl/bin/python -m pytest tests/with_verl -q -p no:cacheprovider
 
 lint: setup
