@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Qwen2.5-0.5B-Instruct on GSM8K in verl, 8 GPUs; prompts are chosen by DoPR.
 #   pip install verl==0.9.1 TransferQueue cachetools uvicorn fastapi vllm
-#   pip install dopr
+#   pip install --no-deps .        # in a clone of dopr
 #   python examples/data_preprocess/gsm8k.py --local_save_dir data/gsm8k      # verl's own script
 #   bash examples/verl_gsm8k.sh [key=value ...]
 # Not yet run on a GPU by us; docs/verl.md says what was run.

@@ -59,7 +59,7 @@ TRAIN = "train"  # verl's name of the partition with rollouts to train on
 _REQUIRED: tuple[tuple[str, Any, str], ...] = (
     ("algorithm.adv_estimator", "grpo", "the strategies' advantages are relative to the group"),
     ("algorithm.use_kl_in_reward", False, "put the penalty into the loss, by actor.use_kl_loss"),
-    ("algorithm.filter_groups.enable", False, "choose +dopr.strategy=dapo, which does the same"),
+    ("algorithm.filter_groups.enable", False, "+dopr.strategy=dapo resamples instead"),
     ("trainer.v1.sampler.sync_refill_failed_groups", False, "lost rollouts are left out"),
     ("skip.rollout_tq.enable", False, "the prompts depend on the rollouts before"),
 )
