@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow test-vllm lint types bench clean
+.PHONY: setup demo test slow test-vllm test-verl lint types bench clean
 
 setup: .venv/ready
 
@@ -35,6 +35,17 @@ slow: setup  ## the tests that take minutes
 test-vllm: .venv-vllm/ready  ## real vLLM on the CPU: docs/vllm.md; minutes to set up, minutes to run
 	$(VLLM_BIN)/python -m pytest -m slow -q tests/test_vllm_*.py
 
+# verl pins its own versions, so it gets an environment of its own, with this package on the path.
+.venv-verl/ready: constraints-verl.txt
+	$(PYTHON) -m venv .venv-verl
+	.venv-verl/bin/python -m pip install --quiet --quiet --constraint constraints-verl.txt torch==2.13.0
+	.venv-verl/bin/python -m pip install --quiet --quiet --constraint constraints-verl.txt \
+		verl==0.9.1 ray TransferQueue cachetools uvicorn fastapi pytest pytest-timeout
+	@touch $@
+
+test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about a quarter of an hour
+	PYTHONPATH=src .venv-verl/bin/python -m pytest tests/with_verl -q -p no:cacheprovider
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,4 +59,4 @@ bench: setup
 	$(BIN)/python benchmarks/driver_overhead.py
 
 clean:
-	rm -rf .venv .venv-vllm runs build dist *.egg-info
+	rm -rf .venv .venv-vllm .venv-verl runs build dist *.egg-info

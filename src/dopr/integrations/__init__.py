@@ -1,0 +1,1 @@
+"""Strategies inside the loops of other training engines."""
