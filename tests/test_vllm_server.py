@@ -3,7 +3,6 @@
 See `vllm_disk` for why the weights do not take TRL's own way here.
 """
 
-import importlib.util
 import os
 import socket
 import subprocess
@@ -20,16 +19,9 @@ import vllm_tools
 from dopr import DoPRConfig, DoPRTrainer
 from test_trainer import TwoRounds, metrics
 from tiny import digits_reward, make_dataset, make_tokenizer, settings
+from vllm_tools import SAME
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("vllm") is None,
-        reason="vLLM is not installed here; `make test-vllm` makes an environment that has it",
-    ),
-]
-
-SAME = 1e-4  # see test_vllm_colocated.py
+pytestmark = vllm_tools.NEEDS_VLLM
 
 
 @pytest.fixture(scope="module")
