@@ -59,6 +59,7 @@ def test_srl_trains_on_dense_rewards_and_rlvr_goes_on_from_there(
     tmp_path: Path, tiny_model_dir: Path
 ) -> None:
     more = ["--strategy_args.min_reward_std=0.001", "--max_completion_length=12"]
+    more.append("--num_iterations=1")  # every step has rollouts of its own
     held_out = "--eval_dataset=srl:examples/data/sums-by-steps.jsonl?thought=none&separator="
     lines = run("tiny-srl.yaml", tmp_path / "srl", tiny_model_dir, held_out, *more)
     assert all(-1 <= line["reward"] < 1 and line["reward_std"] > 0 for line in lines)
@@ -74,6 +75,7 @@ def test_steps_of_wrong_form_give_negative_means_everywhere(
     """The tiny model never closes a thought: every reward is -1, and nothing breaks."""
     source = "srl:examples/data/sums-by-steps.jsonl"
     more = [f"--dataset={source}", f"--eval_dataset={source}", "--strategy=uniform-1"]
+    more.append("--num_iterations=1")
     rows = [{"problem": "1+2+3=?", "steps": ["3", "6", "end"]}]
     (tmp_path / "s.jsonl").write_text(json.dumps(rows[0]) + "\n")
     short = [
