@@ -245,7 +245,7 @@ def study(folder: Path, kills: int, steps: int, strategy: str, seed: int) -> dic
         if phase is None:
             break
         hit[phase] += 1
-    time.sleep(1.0)
+    time.sleep(5.0)  # a worker looks for its parent every two seconds
     return {
         "strategy": strategy,
         "steps": steps,
@@ -261,7 +261,7 @@ def study(folder: Path, kills: int, steps: int, strategy: str, seed: int) -> dic
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=650)
     parser.add_argument("--strategy", default="dopr")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=None)
