@@ -44,8 +44,8 @@ class Study:
     Args:
         output: folder of everything.
         base: model that all arms start from.
-        family: reasoning-gym family, one of the tiny model's.
-        problems: problems to sample solutions of.
+        families: reasoning-gym families, of the tiny model's; trained and measured on together.
+        problems: problems to sample solutions of, of each family.
         samples: solutions sampled of each.
         size: correct solutions that every arm is finetuned on.
         clusters: patterns to tell apart.
@@ -57,11 +57,12 @@ class Study:
         eval_every: rollouts between evaluations.
         eval_prompts: held-out prompts; None takes all.
         threads: torch threads.
+        arms: those to train, of `ARMS`.
     """
 
     output: Path = Path("runs/tailor")
     base: str = "tiny-reasoner"
-    family: str = "leg_counting"
+    families: list[str] = field(default_factory=lambda: ["leg_counting"])
     problems: int = 1024
     samples: int = 4
     size: int = 256
@@ -76,6 +77,7 @@ class Study:
     eval_every: int = 64
     eval_prompts: int | None = None
     threads: int = 2
+    arms: list[str] = field(default_factory=lambda: [*ARMS])
 
 
 def sample_solutions(study: Study) -> Path:
@@ -84,12 +86,11 @@ def sample_solutions(study: Study) -> Path:
     if file.is_file():
         return file
     file.parent.mkdir(parents=True, exist_ok=True)
-    family = get_family(study.family)
-    entries = [
-        entry
-        for entry in problems(study.family, 2 * study.problems, PROBLEM_SEED)
-        if family.regime(entry) == "reach"
-    ][: study.problems]
+    entries: list[Any] = []
+    for family in study.families:
+        drawn = problems(family, 2 * study.problems, PROBLEM_SEED)
+        within = [entry for entry in drawn if get_family(family).regime(entry) == "reach"]
+        entries += within[: study.problems]
     task = file.with_name("problems.jsonl")
     task.write_text("\n".join(json.dumps(entry, default=str) for entry in entries) + "\n")
     dataset = load_task(str(task))
@@ -118,7 +119,7 @@ def warm_start(study: Study, arm: str, solutions: Path) -> Path:
             WarmstartConfig(
                 output_dir=str(folder),
                 base=study.base,
-                families=[study.family],
+                families=study.families,
                 steps=study.steps,
                 batch_size=study.batch_size,
                 learning_rate=study.learning_rate,
@@ -136,8 +137,8 @@ def warm_start(study: Study, arm: str, solutions: Path) -> Path:
 def make_plan(study: Study, models: dict[str, Path]) -> ComparePlan:
     """Equal runs of `dopr` that differ in the model they start from."""
     base = {
-        "dataset": f"tiny:{study.family}/half",
-        "eval_dataset": f"tiny:{study.family}/eval",
+        "dataset": [f"tiny:{family}/half" for family in study.families],
+        "eval_dataset": [f"tiny:{family}/eval" for family in study.families],
         "reward": "gym",
         "strategy": "dopr",
         "strategy_args": {"prompts_per_step": 4},
@@ -191,7 +192,7 @@ def summarise(study: Study, comparison: dict[str, Any]) -> dict[str, Any]:
 def run(study: Study) -> dict[str, Any] | None:
     """All stages; None where it was stopped."""
     solutions = sample_solutions(study)
-    models = {arm: warm_start(study, arm, solutions) for arm in ARMS}
+    models = {arm: warm_start(study, arm, solutions) for arm in study.arms}
     comparison = run_comparison(make_plan(study, models), quiet=True)
     if comparison is None:
         return None
@@ -203,8 +204,9 @@ def run(study: Study) -> dict[str, Any] | None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=Study.output)
-    for name in ("base", "family"):
-        parser.add_argument(f"--{name}", default=getattr(Study, name))
+    parser.add_argument("--base", default=Study.base)
+    parser.add_argument("--families", nargs="+", default=["leg_counting"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=[*ARMS])
     for name in ("problems", "samples", "size", "clusters", "steps", "max_rollouts", "threads"):
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(Study, name))
     for name in ("learning_rate", "rl_learning_rate", "target"):

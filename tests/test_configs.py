@@ -8,6 +8,7 @@ from dopr.compare.plan import ComparePlan
 from dopr.mapping import build, load_yaml
 from dopr.settings import TrainSettings
 from dopr.train import trainer_arguments
+from dopr.warmstart.train import WarmstartConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -17,6 +18,9 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 )
 def test_recipe_is_valid(file: str, tmp_path: Path) -> None:
     mapping = load_yaml(CONFIGS / file)
+    if "curate" in mapping:
+        build(WarmstartConfig, mapping)
+        return
     if "strategies" in mapping:
         plan = build(ComparePlan, mapping)
         plan.check()
