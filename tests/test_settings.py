@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dopr.compare.plan import ComparePlan
 from dopr.errors import UserError
 from dopr.mapping import (
     apply_overrides,
@@ -112,12 +111,3 @@ def test_merge_goes_into_mappings() -> None:
         "a": {"b": 3, "c": 2},
         "d": [2],
     }
-
-
-CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
-def test_shipped_configurations_are_valid(path: Path) -> None:
-    mapping = load_yaml(path)
-    build(ComparePlan if "strategies" in mapping else TrainSettings, mapping).check()
