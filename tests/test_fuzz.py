@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dopr.compare.plan import ComparePlan
@@ -53,6 +53,8 @@ def one_sentence(error: UserError) -> None:
 @given(
     rows=st.lists(st.dictionaries(COLUMNS | st.text(max_size=5), VALUES, max_size=5), max_size=4)
 )
+@example(rows=[{"\n": None}])
+@example(rows=[{"prompt": "", "\x1b[31m": ""}])
 def test_any_rows(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join(json.dumps(row) for row in rows))

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+import torch
+from torch import Tensor
+
 from dopr.ledger import Ledger
 
 
@@ -28,3 +31,15 @@ class EntropyTotals:
         mean = sum(total for total, _ in totals) / sum(count for _, count in totals)
         ledger.observe_policy_entropy(mean)
         self._totals = {}
+
+
+def entropy_rows(prompts: Tensor, entropies: Tensor, mask: Tensor) -> Tensor:
+    """What `EntropyTotals.add` takes, of a micro-batch; shape (B, 3).
+
+    Args:
+        prompts: prompt ids, shape (B,).
+        entropies: of the tokens in nats, shape (B, T).
+        mask: 1 for completion tokens, shape (B, T).
+    """
+    sums = (entropies * mask).sum(1).double()
+    return torch.stack([prompts.double(), sums, mask.sum(1).double()], dim=1)

@@ -8,8 +8,12 @@ class UserError(Exception):
     """A mistake in what the user asked for.
 
     The message is one sentence that names the mistake and the mend. The command line prints it and
-    exits with status 2.
+    exits with status 2. What was given may be part of it: line ends and control characters are
+    shown as escapes, so that no name of a file or column breaks the sentence or the terminal.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

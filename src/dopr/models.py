@@ -105,3 +105,23 @@ def fit_prompts(
             f"{max_new_tokens}; lower it"
         )
     return dataset.select(fits)
+
+
+def lora_config(options: dict[str, Any]) -> Any:
+    """peft's LoraConfig of the setting `lora`.
+
+    Args:
+        options: its fields, such as `{"r": 16}`.
+
+    Raises:
+        UserError: an unknown field, or peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise UserError("lora needs the package peft; install dopr[peft]") from None
+    known = list(LoraConfig.__dataclass_fields__)
+    for key in options:
+        if key not in known:
+            raise unknown_name("LoRA setting", f"lora.{key}", [f"lora.{name}" for name in known])
+    return LoraConfig(**({"task_type": "CAUSAL_LM"} | options))

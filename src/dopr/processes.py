@@ -1,17 +1,50 @@
-"""Several processes of one run: how they part, and what is said when one of them is lost."""
+"""Several processes of one run: that they agree, how they part, and what is said of a lost one."""
 
 import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
 
 from dopr import checkpoint
 
 # What gloo and NCCL say of a peer that is gone; neither has an exception of its own for it.
 _LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "remote process")
+
+
+def assert_same_choice(ids: NDArray[np.int64]) -> None:
+    """Stop where the processes do not roll out the same prompts.
+
+    Args:
+        ids: the prompt of each rollout of the round, on this process.
+
+    Raises:
+        RuntimeError: they differ, so that gathered rewards would go to the wrong prompts.
+    """
+    if PartialState().num_processes == 1:
+        return
+    choices = gather_object([ids.tolist()])
+    if any(choice != choices[0] for choice in choices):
+        raise RuntimeError(
+            "the processes chose different prompts; strategies must use only the ledger, the "
+            f"stream and their own saved state (chosen: {choices})"
+        )
+
+
+def own_share(ids: NDArray[np.int64], process: int, processes: int) -> NDArray[np.int64]:
+    """This process's part of a round's rows, as long as everyone's: the last row fills up.
+
+    Args:
+        ids: the prompt of each rollout of the round, shape (n,).
+    """
+    filled = np.append(ids, [ids[-1]] * (-len(ids) % processes)).astype(np.int64)
+    local = len(filled) // processes
+    return filled[process * local : (process + 1) * local]
 
 
 def leave_process_group() -> None:

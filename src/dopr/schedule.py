@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch.optim.lr_scheduler import LambdaLR
+from transformers import TrainerState
 
 from dopr.driver import Driver
 from dopr.errors import UserError
@@ -30,3 +31,16 @@ def run_over_rollouts(scheduler: Any, driver: Driver, budget: int) -> None:
         return lambda _step: schedule(min(driver.spent.rollouts, budget))
 
     scheduler.lr_lambdas = [follow(schedule) for schedule in scheduler.lr_lambdas]
+
+
+def share_over(state: TrainerState, driver: Driver, budget: int | None) -> float:
+    """Which share of a run is over: 0 at its start, 1 at its end.
+
+    Args:
+        state: transformers' count of steps.
+        driver: counts the rollouts.
+        budget: rollouts at which the run ends; None where its steps end it.
+    """
+    if budget is not None:
+        return driver.spent.rollouts / max(budget, 1)
+    return state.global_step / max(state.max_steps, 1)

@@ -30,6 +30,24 @@ def check_engine(use_vllm: bool) -> None:
         )
 
 
+def check_pool(pool: Any) -> None:
+    """Refuse a dataset that prompts cannot be chosen from.
+
+    Args:
+        pool: the training prompts.
+
+    Raises:
+        UserError: it is no map-style `datasets.Dataset`, or has no rows.
+    """
+    if not isinstance(pool, Dataset):
+        raise UserError(
+            "DoPRTrainer needs a map-style datasets.Dataset as train_dataset: choosing among "
+            "prompts needs to look them up by row"
+        )
+    if len(pool) == 0:
+        raise UserError("train_dataset is empty; give at least one prompt")
+
+
 def make_driver(
     strategy: Strategy | str | None, settings: Selection, pool: Dataset, args: Any
 ) -> Driver:

@@ -15,10 +15,10 @@ from transformers import PrinterCallback, set_seed
 from dopr import checkpoint
 from dopr.callbacks import Interrupt, RunCallback, write_ledger
 from dopr.config import DoPRConfig
-from dopr.errors import UserError, unknown_name
+from dopr.errors import UserError
 from dopr.evaluation import evaluate
 from dopr.mapping import to_mapping, to_yaml
-from dopr.models import best_device, fit_prompts, load_model
+from dopr.models import best_device, fit_prompts, load_model, lora_config
 from dopr.planning.fit import check_memory
 from dopr.processes import naming_a_lost_process
 from dopr.progress import Goal, Progress
@@ -289,7 +289,7 @@ def build_trainer(settings: TrainSettings, materials: Materials, run_dir: Path) 
         UserError: the settings do not go together.
     """
     arguments = trainer_arguments(settings, run_dir)
-    lora = _lora_config(settings.lora) if settings.lora is not None else None
+    lora = lora_config(settings.lora) if settings.lora is not None else None
     try:
         trainer = DoPRTrainer(
             materials.model,
@@ -304,18 +304,6 @@ def build_trainer(settings: TrainSettings, materials: Materials, run_dir: Path) 
     trainer.checkpoint_dir = run_dir / "checkpoints"
     trainer.remove_callback(PrinterCallback)
     return trainer
-
-
-def _lora_config(options: dict[str, Any]) -> Any:
-    try:
-        from peft import LoraConfig
-    except ImportError:
-        raise UserError("lora needs the package peft; install dopr[peft]") from None
-    known = list(LoraConfig.__dataclass_fields__)
-    for key in options:
-        if key not in known:
-            raise unknown_name("LoRA setting", f"lora.{key}", [f"lora.{name}" for name in known])
-    return LoraConfig(**({"task_type": "CAUSAL_LM"} | options))
 
 
 def _evaluator(

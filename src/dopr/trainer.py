@@ -26,17 +26,24 @@ from dopr.answers import final_answers
 from dopr.config import Selection
 from dopr.decoding import faster_generation
 from dopr.driver import StepOutcome
-from dopr.entropies import EntropyTotals
-from dopr.errors import UserError
+from dopr.entropies import EntropyTotals, entropy_rows
 from dopr.evaluation import Sampling
 from dopr.measuring import answer
 from dopr.microbatches import cut_micro_batches, loss_mask, shape_blank_advantages, whole_batch
 from dopr.objectives import ibro_term, ibro_weight
 from dopr.pool import prompt_names
-from dopr.rounds import Round, is_plain_batch, make_groups, pack_handle, unpack_handle
+from dopr.processes import assert_same_choice, own_share
+from dopr.rounds import (
+    Round,
+    advantages_hold,
+    is_plain_batch,
+    make_groups,
+    pack_handle,
+    unpack_handle,
+)
 from dopr.runlog import StepClock, StepLog, choice_metrics, totals
-from dopr.schedule import run_over_rollouts
-from dopr.setup import check_engine, make_driver
+from dopr.schedule import run_over_rollouts, share_over
+from dopr.setup import check_engine, check_pool, make_driver
 from dopr.strategies import Group, Measure, Request, Strategy
 from dopr.stream import OfferedStream
 from dopr.tables import clear_table, correct_advantages
@@ -76,18 +83,12 @@ class DoPRTrainer(GRPOTrainer):
         model: Any,
         reward_funcs: Any = None,
         args: Any = None,
-        train_dataset: Any = None,
+        train_dataset: Dataset | Any = None,
         *positional: Any,
         strategy: Strategy | str | None = None,
         **kwargs: Any,
     ) -> None:
-        if not isinstance(train_dataset, Dataset):
-            raise UserError(
-                "DoPRTrainer needs a map-style datasets.Dataset as train_dataset: choosing among "
-                "prompts needs to look them up by row"
-            )
-        if len(train_dataset) == 0:
-            raise UserError("train_dataset is empty; give at least one prompt")
+        check_pool(train_dataset)
         check_engine(getattr(args, "use_vllm", False))
         self._settings = Selection.of(args)
         self._pool = train_dataset
@@ -128,15 +129,13 @@ class DoPRTrainer(GRPOTrainer):
     def _roll_out(self, requests: list[Request]) -> list[Group]:
         """Generate and score one round of requests with TRL; the same groups on every process."""
         ids = np.repeat([r.prompt_id for r in requests], [r.num_rollouts for r in requests])
-        self._assert_same_choice(ids)
+        assert_same_choice(ids)
         processes = self.accelerator.num_processes
-        filled = np.append(ids, [ids[-1]] * (-len(ids) % processes)).astype(np.int64)
-        local = len(filled) // processes
-        first = self.accelerator.process_index * local
-        mine = filled[first : first + local]
+        mine = own_share(ids, self.accelerator.process_index, processes)
+        local = len(mine)
         found = {int(i): self._pool[int(i)] for i in np.unique(mine)}
         sizes = {r.num_rollouts for r in requests}
-        regular = len(sizes) == 1 and len(filled) == len(ids)
+        regular = len(sizes) == 1 and len(ids) == local * processes
         self._round_names = [self.prompt_names[i] for i in mine]
         with self._group_size(sizes.pop() if regular else 1):
             batch = super()._generate_and_score_completions([dict(found[int(i)]) for i in mine])
@@ -221,16 +220,6 @@ class DoPRTrainer(GRPOTrainer):
         finally:
             self.num_generations = usual
 
-    def _assert_same_choice(self, ids: NDArray[np.int64]) -> None:
-        if self.accelerator.num_processes == 1:
-            return
-        choices = gather_object([ids.tolist()])
-        if any(choice != choices[0] for choice in choices):
-            raise RuntimeError(
-                "the processes chose different prompts; strategies must use only the ledger, the "
-                f"stream and their own saved state (chosen: {choices})"
-            )
-
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> torch.Tensor:
@@ -265,7 +254,8 @@ class DoPRTrainer(GRPOTrainer):
         usual = self.args.per_device_train_batch_size * self.args.steps_per_generation
         processes = self.accelerator.num_processes
         own_shape = is_plain_batch(outcome.kept, outcome.generated, usual, processes)
-        if own_shape and self._trl_advantages_hold(outcome):
+        usual_advantages = settings.advantage_estimator == "group" and advantages_hold(outcome.kept)
+        if own_shape and usual_advantages:
             return whole_batch(outcome.kept, None, self.accelerator)
         correct_advantages(self._logs, outcome, advantages)
         flat = np.concatenate(advantages) if advantages else np.empty(0)
@@ -278,13 +268,6 @@ class DoPRTrainer(GRPOTrainer):
         )
         # TRL shuffles and cuts what it gets here; `_prepare_inputs` then puts ours in its place.
         return {"advantages": torch.zeros(self.args.steps_per_generation)}
-
-    def _trl_advantages_hold(self, outcome: StepOutcome) -> bool:
-        return (
-            self._settings.advantage_estimator == "group"
-            and outcome.kept[0].handle[0].round.advantages_hold
-            and all(group.baseline is None and group.weights is None for group in outcome.kept)
-        )
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         inputs = super()._prepare_inputs(generation_batch)
@@ -314,12 +297,10 @@ class DoPRTrainer(GRPOTrainer):
         """IBRO's weighted term; the mean runs over the tokens of an optimiser step, as TRL's `dapo`
         loss counts them, whatever the loss.
         """
-        settings, state = self._settings, self.state
-        done, end = state.global_step, state.max_steps
-        if settings.rollout_budget is not None:
-            done, end = self.driver.spent.rollouts, settings.rollout_budget
+        settings = self._settings
         assert settings.ibro_coefficient is not None and self._entropies is not None
-        weight = ibro_weight(settings.ibro_coefficient, settings.ibro_schedule, done / max(end, 1))
+        over = share_over(self.state, self.driver, settings.rollout_budget)
+        weight = ibro_weight(settings.ibro_coefficient, settings.ibro_schedule, over)
         self._metrics["train"]["ibro/coefficient"].append(weight)
         updates = self.args.steps_per_generation / self.current_gradient_accumulation_steps
         tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
@@ -337,9 +318,7 @@ class DoPRTrainer(GRPOTrainer):
         """Add a micro-batch's token entropies to its prompts; the forward pass is paid anyway."""
         if self._entropies is None:
             return
-        mask = loss_mask(inputs)
-        sums = (self._entropies.detach() * mask).sum(1).double()
-        rows = torch.stack([inputs["dopr_prompt"].double(), sums, mask.sum(1).double()], dim=1)
+        rows = entropy_rows(inputs["dopr_prompt"], self._entropies.detach(), loss_mask(inputs))
         self._entropies = None
         self._entropy_totals.add(self.accelerator.gather(rows).tolist())
 
