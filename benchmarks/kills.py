@@ -44,6 +44,8 @@ METHODS = {
     "_save_checkpoint": "saving",
 }
 CRASHES = os.path.join(tempfile.gettempdir(), "dopr-kills-crashes.txt")
+MARK = "DOPR_KILLS_MARK"
+CRASHED = "crashed by itself"
 CLOCKS = ("wall_s", "step_time", "eval_s", "epoch")
 
 
@@ -145,7 +147,7 @@ def start(settings: TrainSettings, board: Board) -> int:
 
 
 def one_life(settings: TrainSettings, board: Board, chance: random.Random | None) -> str | None:
-    """Run a child; the phase it was killed in, or None where it came to its end.
+    """Run a child; the phase it was killed in, CRASHED, or None where it came to its end.
 
     Args:
         chance: of the moment; None lets it live.
@@ -162,7 +164,7 @@ def one_life(settings: TrainSettings, board: Board, chance: random.Random | None
         now = time.monotonic()
         if ended:
             if os.WIFSIGNALED(status):
-                return "crashed by itself"
+                return CRASHED
             if status != 0:
                 raise SystemExit(f"a child ended by itself with status {status}")
             return None
@@ -215,9 +217,6 @@ def orphans() -> list[int]:
     return mine
 
 
-MARK = "DOPR_KILLS_MARK"
-
-
 @contextlib.contextmanager
 def workplace(folder: Path | None) -> Iterator[Path]:
     if folder is not None:
@@ -238,18 +237,20 @@ def study(folder: Path, kills: int, steps: int, strategy: str, seed: int) -> dic
     alone = time.monotonic() - began
     run = folder / "killed"
     shutil.rmtree(run, ignore_errors=True)
-    settings, hit, lives = settings_of(run, steps, strategy), Counter[str](), 0
+    settings, hit = settings_of(run, steps, strategy), Counter[str]()
     while True:
-        phase = one_life(settings, board, chance if lives < kills else None)
-        lives += 1
+        killed = hit.total() - hit[CRASHED]
+        phase = one_life(settings, board, chance if killed < kills else None)
         if phase is None:
             break
         hit[phase] += 1
+    crashes = hit.pop(CRASHED, 0)
     time.sleep(5.0)  # a worker looks for its parent every two seconds
     return {
         "strategy": strategy,
         "steps": steps,
-        "kills": sum(hit.values()),
+        "kills": hit.total(),
+        "crashes_of_a_child_by_itself": crashes,
         "killed_while": dict(hit),
         "differing_files": differences(run, reference),
         "orphans": len(orphans()),

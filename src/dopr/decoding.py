@@ -87,11 +87,14 @@ def faster_generation(model: Any, config: GenerationConfig | None, exact: bool) 
     if loop is None:
         yield
         return
+    own = vars(model).get("generate")  # a wrapper that someone put on this very model
     model.generate = functools.partial(model.generate, custom_generate=loop)
     try:
         yield
     finally:
         del model.generate
+        if own is not None:
+            model.generate = own
 
 
 def _is_plain(config: GenerationConfig) -> bool:
