@@ -17,6 +17,12 @@ def odd(completions, **columns):
 """
 
 
+def write(path: Path, content: Any) -> Path:
+    """A file of this text, or of anything else as JSON."""
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+    return path
+
+
 def write_rows(path: Path, rows: int = 24) -> Path:
     lines = [
         json.dumps({"prompt": f"{i}+{i + 1}=?", "answer": str(2 * i + 1)}) for i in range(rows)

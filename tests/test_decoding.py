@@ -20,7 +20,6 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
-from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer, decoding
 from dopr.decoding import decoding_loop, faster_generation, is_supported
@@ -285,28 +284,3 @@ def test_training_with_it_ends_like_training_without(tmp_path: Any) -> None:
         trainer.train()
         ends.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
     assert torch.allclose(ends[0], ends[1], atol=1e-5)
-
-
-def test_trl_order_stays_exact_with_it(tmp_path: Any) -> None:
-    """`uniform` in TRL's order uses the loop and still equals plain GRPOTrainer to the last bit."""
-    ends = []
-    for kind, config in ((GRPOTrainer, GRPOConfig), (DoPRTrainer, DoPRConfig)):
-        ours = {"strategy": "uniform"} if config is DoPRConfig else {}
-        args = config(
-            output_dir=str(tmp_path / kind.__name__),
-            num_generations=4,
-            per_device_train_batch_size=8,
-            max_completion_length=12,
-            max_steps=3,
-            learning_rate=1e-3,
-            report_to="none",
-            use_cpu=True,
-            bf16=False,
-            **ours,
-        )
-        trainer = kind(
-            make_model(), digits_reward, args, make_dataset(), processing_class=make_tokenizer()
-        )
-        trainer.train()
-        ends.append(torch.cat([p.detach().flatten() for p in trainer.model.parameters()]))
-    assert torch.equal(ends[0], ends[1])

@@ -2,7 +2,7 @@
 
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,24 +18,49 @@ KILLS = Path(__file__).parent.parent / "benchmarks" / "kills.py"
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"
 
 
-def start_two(*arguments: str) -> subprocess.Popen:
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.Popen(
-        [sys.executable, *launch, "-m", "dopr", "train", "--quiet", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+OWN_STREAM = """
+import os
+from dopr import Request, Strategy
+
+class Own(Strategy):
+    name, summary, source, mark = "own", "chooses by its process", "here", "V"
+
+    def step(self, prompts, ledger):
+        rank = int(os.environ["RANK"])
+        return (yield [Request(rank, self.num_generations)])
+"""
 
 
-def process_of(rank: int, launcher: subprocess.Popen) -> int:
-    """The process that has this rank."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    for child in children:
-        if f"RANK={rank}".encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
-            return int(child)
-    raise AssertionError(f"no process of rank {rank} among {children}")
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        return opened.getsockname()[1]
+
+
+def start_two(*arguments: str) -> list[subprocess.Popen]:
+    """A run in two processes, which no launcher watches over."""
+    shared = {
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(free_port()),
+    }
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "dopr", "train", "--quiet", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(2)
+    ]
+
+
+def finish(processes: list[subprocess.Popen]) -> None:
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err[-3000:]
 
 
 @pytest.mark.parametrize("rank", [1, pytest.param(0, marks=pytest.mark.slow)])
@@ -43,24 +68,37 @@ def test_a_lost_process_ends_the_run_with_a_sentence_and_it_resumes(
     tmp_path: Path, tiny_model_dir: Path, rank: int
 ) -> None:
     chosen = words(tmp_path, tiny_model_dir, steps=30, save_every=3)
-    run = start_two(*chosen)
-    wait_for("run/checkpoints/*/dopr_manifest.json", tmp_path, run)
-    os.kill(process_of(rank, run), signal.SIGKILL)
-    _, err = run.communicate(timeout=60)
-    assert run.returncode != 0 and not (tmp_path / "run/done.json").exists()
-    if "SIGTERM" not in err.split("dopr: error")[0]:  # else the launcher was faster than the loss
-        assert "another process of this run has ended" in err and "--resume" in err
+    processes = start_two(*chosen)
+    wait_for("run/checkpoints/*/dopr_manifest.json", tmp_path, processes[0])
+    processes[rank].kill()
+    survivor = processes[1 - rank]
+    _, err = survivor.communicate(timeout=60)
+    processes[rank].communicate()
+    assert survivor.returncode == 1 and not (tmp_path / "run/done.json").exists()
+    assert "another process of this run has ended" in err and "--resume" in err
+    assert "Traceback" not in err
 
-    again = start_two(*chosen, "--resume")
-    assert again.wait(timeout=120) == 0
-    whole = start_two(*words(tmp_path, tiny_model_dir, steps=30, output_dir=tmp_path / "whole"))
-    assert whole.wait(timeout=120) == 0
+    finish(start_two(*chosen, "--resume"))
+    finish(start_two(*words(tmp_path, tiny_model_dir, steps=30, output_dir=tmp_path / "whole")))
     for name in ("metrics.jsonl", "model/model.safetensors", "ledger.parquet"):
         here, there = tmp_path / "run" / name, tmp_path / "whole" / name
         if name.endswith("jsonl"):
             assert rows_of(here) == rows_of(there)
         else:
             assert here.read_bytes() == there.read_bytes(), name
+
+
+def test_processes_that_choose_differently_are_stopped(
+    tmp_path: Path, tiny_model_dir: Path
+) -> None:
+    (tmp_path / "own.py").write_text(OWN_STREAM)
+    own = {"strategy_args.candidates": None, "strategy_args.prompts_per_step": None}
+    chosen = words(tmp_path, tiny_model_dir, strategy=f"{tmp_path / 'own.py'}:Own", **own)
+    told = [(p, p.communicate(timeout=60)[1]) for p in start_two(*chosen)]
+    for process, err in told:
+        assert process.returncode == 2, err[-3000:]
+        assert "the processes chose different prompts" in err and "[[0, 0" in err
+    assert not (tmp_path / "run/ledger.parquet").exists()
 
 
 @pytest.mark.parametrize("version", [0, 2, None])

@@ -12,6 +12,7 @@ from accelerate.utils import gather_object
 from numpy.typing import NDArray
 
 from dopr import checkpoint
+from dopr.errors import UserError
 
 # What gloo and NCCL say of a peer that is gone; neither has an exception of its own for it.
 _LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "remote process")
@@ -24,13 +25,13 @@ def assert_same_choice(ids: NDArray[np.int64]) -> None:
         ids: the prompt of each rollout of the round, on this process.
 
     Raises:
-        RuntimeError: they differ, so that gathered rewards would go to the wrong prompts.
+        UserError: they differ, so that gathered rewards would go to the wrong prompts.
     """
     if PartialState().num_processes == 1:
         return
     choices = gather_object([ids.tolist()])
     if any(choice != choices[0] for choice in choices):
-        raise RuntimeError(
+        raise UserError(
             "the processes chose different prompts; strategies must use only the ledger, the "
             f"stream and their own saved state (chosen: {choices})"
         )
