@@ -1,10 +1,11 @@
-"""One table and one figure of the strategy study, over families and seeds.
+"""A table and the figures of the strategy study, over families and seeds.
 
     python benchmarks/publish_comparison.py runs/studies/half/ab docs/results/strategies/half/ab
     python benchmarks/strategy_study.py docs/results/strategies
 
 The first keeps one finished comparison (for each pool and family); the second reads all that are
-kept and writes summary.json, table.md and accuracy-POOL.svg beside them. Nothing is trained.
+kept and writes summary.json, table.md, accuracy-POOL.svg and saving.svg (rollouts as a share of
+uniform-tuned's, against the pool's signal rate) beside them. Nothing is trained.
 """
 
 import argparse
@@ -18,7 +19,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-from dopr.compare.statistics import median_with_interval
+from dopr.compare.statistics import median_with_interval, ratios
 
 COLOURS = {
     "grpo": "#999999",
@@ -27,7 +28,12 @@ COLOURS = {
     "dopr": "#0072b2",
     "dopr-paper": "#56b4e9",
     "oracle": "#000000",
+    "mopps": "#cc79a7",
+    "greso": "#009e73",
+    "pilot-commit": "#d55e00",
 }
+SAVERS = ("dopr", "mopps", "greso", "pilot-commit", "oracle")
+MARKERS = "osD^v<>"
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
@@ -74,9 +80,29 @@ def summarise(pools: dict[str, dict[str, Any]]) -> dict[str, Any]:
                 }
                 for family, c in families.items()
             },
+            "of_uniform_tuned": {
+                family: savings(c)
+                for family, c in families.items()
+                if {"uniform-tuned", *SAVERS} <= set(c["strategies"])
+            },
             "dopr_against": {n: pooled(families, n) for n in names if n != "dopr"},
         }
     return summary
+
+
+def savings(comparison: dict[str, Any]) -> dict[str, Any]:
+    """Rollouts to the target over those of uniform-tuned, paired by seed, and the signal rate."""
+    strategies = comparison["strategies"]
+    base = strategies["uniform-tuned"]
+    found: dict[str, Any] = {"signal_rate": comparison["pool"]["signal_rate"]}
+    for name in SAVERS:
+        shares, bounded = ratios(
+            strategies[name]["rollouts_to_target"]["per_seed"],
+            base["rollouts_to_target"]["per_seed"],
+            base["total"]["rollouts"],
+        )
+        found[name] = median_with_interval(shares) | {"bounded": bounded}
+    return found
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -172,6 +198,47 @@ def draw(folder: Path, pool: str, families: dict[str, Any]) -> None:
     plt.close(figure)
 
 
+def draw_savings(folder: Path, summary: dict[str, Any]) -> None:
+    """Each strategy's share of uniform-tuned's rollouts against the pool's signal rate."""
+    points = [
+        (pool, family, entry)
+        for pool, found in summary.items()
+        for family, entry in found["of_uniform_tuned"].items()
+    ]
+    families = list(dict.fromkeys(family for _, family, _ in points))
+    figure, axes = plt.subplots(figsize=(6.4, 4.2))
+    for place, name in enumerate(SAVERS):
+        for _, family, entry in points:
+            share = entry[name]
+            if share["median"] is None:
+                continue
+            high = share["high"] if share["high"] is not None else share["median"] * 3
+            axes.errorbar(
+                entry["signal_rate"] * (1 + 0.012 * (place - 2)),
+                share["median"],
+                [[share["median"] - share["low"]], [high - share["median"]]],
+                color=COLOURS[name],
+                marker=MARKERS[families.index(family)],
+                markersize=6,
+                elinewidth=1,
+                linestyle="",
+            )
+    axes.axhline(1.0, color=COLOURS["uniform-tuned"], linewidth=1.5)
+    axes.set_yscale("log")
+    axes.set_xlabel("signal rate of the pool at the start")
+    axes.set_ylabel("rollouts to the target / uniform-tuned's")
+    handles = [plt.Line2D([], [], color=COLOURS[n], marker="o", linestyle="") for n in SAVERS]
+    handles += [
+        plt.Line2D([], [], color="#777777", marker=m, linestyle="")
+        for m in MARKERS[: len(families)]
+    ]
+    axes.legend(handles, [*SAVERS, *families], frameon=False, fontsize=7, ncols=2)
+    axes.grid(alpha=0.25)
+    figure.tight_layout()
+    figure.savefig(folder / "saving.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
@@ -182,6 +249,7 @@ def main() -> None:
     (folder / "table.md").write_text(table(summary))
     for pool, families in pools.items():
         draw(folder, pool, families)
+    draw_savings(folder, summary)
     print(table(summary))
 
 
