@@ -120,6 +120,16 @@ def test_a_run_leaves_what_is_promised(
     assert json.loads(capsys.readouterr().out)["num_prompts"] == 3
 
 
+def test_checkpoints_do_not_grow_with_the_log(
+    base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dopr.callbacks.LOG_ROWS_KEPT", 2)
+    assert train(*base(steps=5, save_every=5)) == 0
+    state = json.loads((tmp_path / "run/checkpoints/checkpoint-5/trainer_state.json").read_text())
+    assert [row["step"] for row in state["log_history"]] == [4, 5]
+    assert [row["step"] for row in rows_of(tmp_path / "run/metrics.jsonl")] == [1, 2, 3, 4, 5]
+
+
 def test_tables_hold_only_the_rows_of_their_step(base: Any, tmp_path: Path) -> None:
     import pandas as pd
 

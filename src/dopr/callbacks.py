@@ -16,6 +16,10 @@ from dopr.rundir import read_lines
 from dopr.runlog import append_line
 from dopr.settings import TrainSettings
 
+# Rows of the log that transformers keeps in memory and writes into every checkpoint; all of them
+# are in metrics.jsonl.
+LOG_ROWS_KEPT = 100
+
 
 class Interrupt:
     """Turns the first Ctrl-C (or a termination) into a wish; the second one is a real one.
@@ -129,6 +133,7 @@ class RunCallback(TrainerCallback):
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any
     ) -> None:
+        del state.log_history[:-LOG_ROWS_KEPT]
         if logs and "loss" in logs:
             self._progress.update(logs, self.totals(state.global_step))
 
