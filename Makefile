@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow test-vllm test-verl lint types bench clean
+.PHONY: setup demo test slow test-vllm test-deepspeed test-verl lint types bench clean
 
 setup: .venv/ready
 
@@ -35,6 +35,16 @@ slow: setup  ## the tests that take minutes
 test-vllm: .venv-vllm/ready  ## real vLLM on the CPU: docs/vllm.md; minutes to set up, minutes to run
 	$(VLLM_BIN)/python -m pytest -m slow -q tests/test_vllm_*.py
 
+# DeepSpeed changes how transformers and accelerate behave by being there: an environment of its own.
+.venv-deepspeed/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-deepspeed
+	.venv-deepspeed/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
+	.venv-deepspeed/bin/python -m pip install --quiet --quiet --constraint constraints.txt deepspeed==0.19.8 --editable '.[dev]'
+	@touch $@
+
+test-deepspeed: .venv-deepspeed/ready  ## FSDP2, ZeRO-2 and ZeRO-3 in two processes on the CPU: three minutes
+	.venv-deepspeed/bin/python -m pytest -m "slow or not slow" -q tests/test_sharded.py
+
 # verl pins its own versions, so it gets an environment of its own, with this package on the path.
 .venv-verl/ready: constraints-verl.txt
 	$(PYTHON) -m venv .venv-verl
@@ -59,4 +69,4 @@ bench: setup
 	$(BIN)/python benchmarks/driver_overhead.py
 
 clean:
-	rm -rf .venv .venv-vllm .venv-verl runs build dist *.egg-info
+	rm -rf .venv .venv-vllm .venv-deepspeed .venv-verl runs build dist *.egg-info

@@ -35,7 +35,7 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.print_config:
         print("".join(f"# {departure}\n" for departure in settings.objective_departures), end="")
         return _print_config(settings)
-    from dopr.processes import leave_process_group
+    from dopr.processes import is_first_process, leave_process_group
     from dopr.train import train
 
     _hide_loading_bars()
@@ -44,13 +44,15 @@ def train(arguments: argparse.Namespace, overrides: list[str]) -> int:
     where = f"{result.run_dir}: {result.steps} steps, {result.rollouts:,} rollouts"
     if result.signal is not None and not result.finished:
         again = f"--config {result.run_dir}/config.yaml --resume"
-        print(f"stopped, {where}; continue with: dopr train {again}")
+        if is_first_process():
+            print(f"stopped, {where}; continue with: dopr train {again}")
         return 128 + result.signal
     last = result.evals[-1] if result.evals else {}
     score = f", avg@{last['k']} {last['avg@k']:.3f}" if last.get("avg@k") is not None else ""
-    print(f"finished, {where}, {result.training_seconds:.1f} s of training{score}")
-    if (result.run_dir / "report.html").exists():
-        print(f"report: {result.run_dir / 'report.html'}")
+    if is_first_process():
+        print(f"finished, {where}, {result.training_seconds:.1f} s of training{score}")
+        if (result.run_dir / "report.html").exists():
+            print(f"report: {result.run_dir / 'report.html'}")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Several processes of one run: that they agree, how they part, and what is said of a lost one."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,11 @@ from dopr.errors import UserError
 
 # What gloo and NCCL say of a peer that is gone; neither has an exception of its own for it.
 _LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "remote process")
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for the run; known before the processes are connected."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def assert_same_choice(ids: NDArray[np.int64]) -> None:

@@ -3,6 +3,8 @@
 import importlib.util
 from typing import Any
 
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from datasets import Dataset
 
 from dopr.config import Selection
@@ -27,6 +29,24 @@ def check_engine(use_vllm: bool) -> None:
         raise UserError(
             "use_vllm is set but vLLM is not installed; `pip install 'dopr[vllm]'`, or set "
             "use_vllm to false to generate with transformers"
+        )
+
+
+def check_saving(accelerator: Accelerator) -> None:
+    """Refuse DeepSpeed's ZeRO-3 where it would end a run without a model that can be loaded.
+
+    Raises:
+        UserError: the parameters are spread over processes and not gathered when saved.
+    """
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return
+    config = accelerator.state.deepspeed_plugin.hf_ds_config
+    gathered = config.get_value("zero_optimization.stage3_gather_16bit_weights_on_model_save")
+    if config.is_zero3() and not gathered:
+        raise UserError(
+            "with ZeRO-3 the trained model is saved only if "
+            "zero_optimization.stage3_gather_16bit_weights_on_model_save is true in DeepSpeed's "
+            "settings (zero3_save_16bit_model in accelerate's); set it"
         )
 
 

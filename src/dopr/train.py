@@ -20,13 +20,13 @@ from dopr.evaluation import evaluate
 from dopr.mapping import to_mapping, to_yaml
 from dopr.models import best_device, fit_prompts, load_model, lora_config
 from dopr.planning.fit import check_memory
-from dopr.processes import naming_a_lost_process
+from dopr.processes import is_first_process, naming_a_lost_process
 from dopr.progress import Goal, Progress
 from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
 from dopr.rundir import DONE_FILE, is_disk_error, open_run_dir, read_lines, rewind, step_of
 from dopr.settings import TrainSettings
-from dopr.setup import check_engine
+from dopr.setup import check_engine, check_saving
 from dopr.strategies import make_strategy
 from dopr.tasks import load_task
 from dopr.trainer import DoPRTrainer
@@ -122,7 +122,7 @@ def train(
     if trainer.accelerator.is_main_process:
         rewind(run_dir, found)
         (run_dir / "config.yaml").write_text(to_yaml(to_mapping(settings)))
-    progress = Progress(Goal(settings.limits), label, quiet)
+    progress = Progress(Goal(settings.limits), label, quiet or not is_first_process())
     for departure in settings.objective_departures:
         progress.say(f"note: {departure}")
     try:
@@ -301,6 +301,7 @@ def build_trainer(settings: TrainSettings, materials: Materials, run_dir: Path) 
         )
     except ValueError as error:
         raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
+    check_saving(trainer.accelerator)
     trainer.checkpoint_dir = run_dir / "checkpoints"
     trainer.remove_callback(PrinterCallback)
     return trainer

@@ -1,0 +1,99 @@
+"""Parameters spread over two processes, with the settings that `configs/accelerate` holds."""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from cli_tools import rows_of, words
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = Path(__file__).parent / "sharded_script.py"
+deepspeed = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("deepspeed") is None, reason="make test-deepspeed installs it"
+    ),
+]
+
+
+def launch(engine: str, arguments: list[str]) -> subprocess.CompletedProcess:
+    """`dopr train` in two processes, begun as `docs/scaling.md` says."""
+    if engine == "plain":
+        how = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    else:
+        file = ROOT / "configs/accelerate" / f"{engine}.yaml"
+        how = ["accelerate.commands.launch", "--config_file", str(file), "--num_processes", "2"]
+        how += ["--main_process_port", "0"]
+    return subprocess.run(
+        [sys.executable, "-m", *how, str(SCRIPT), "train", "--quiet", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        # The second name is DeepSpeed's.
+        env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
+    )
+
+
+@pytest.mark.parametrize(
+    "engine",
+    ["fsdp2", pytest.param("zero2", marks=deepspeed), pytest.param("zero3", marks=deepspeed)],
+)
+def test_spread_parameters_do_what_whole_ones_do(
+    tmp_path: Path, tiny_model_dir: Path, engine: str
+) -> None:
+    """The same choices, rollouts and weights, and a run that resumes exactly."""
+    chosen: dict[str, Any] = {
+        "steps": 6,
+        "save_every": 2,
+        "fast_decoding": False,  # its random numbers come in another order
+        "eval_dataset": tmp_path / "rows.jsonl",
+        "eval.every_steps": 3,
+        "eval.temperature": 0,
+    }
+    for name, how in (("whole", "plain"), ("run", engine)):
+        arguments = words(tmp_path, tiny_model_dir, output_dir=tmp_path / name, **chosen)
+        done = launch(how, arguments)
+        assert done.returncode == 0, done.stderr[-5000:]
+        assert done.stdout.count("finished") == 1  # one process speaks for the run
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    marks = ("select/prompt_ids", "reward", "rollout/generated_tokens_total")
+    for ours, theirs in zip(*(rows_of(r / "metrics.jsonl") for r in (run, whole)), strict=True):
+        assert [ours[mark] for mark in marks] == [theirs[mark] for mark in marks]
+    scores = [[row["avg@k"] for row in rows_of(r / "eval.jsonl")] for r in (run, whole)]
+    assert len(scores[0]) == 3 and scores[0] == scores[1]
+    weights = [load_file(r / "model/model.safetensors") for r in (run, whole)]
+    before = load_file(tiny_model_dir / "model.safetensors")
+    for name, tensor in weights[1].items():
+        assert (weights[0][name] - tensor).abs().max() < 1e-5, name
+    moved = max((weights[1][name] - before[name]).abs().max() for name in before)
+    assert moved > 1e-3  # far more than the tolerance
+
+    kept = tmp_path / "kept"
+    shutil.copytree(run, kept)
+    shutil.rmtree(run / "checkpoints/checkpoint-6")
+    shutil.rmtree(run / "model")
+    (run / "done.json").unlink()
+    done = launch(engine, [*arguments, "--resume"])
+    assert done.returncode == 0, done.stderr[-5000:]
+    for name in ("model/model.safetensors", "ledger.parquet"):
+        assert (run / name).read_bytes() == (kept / name).read_bytes(), name
+    assert rows_of(run / "metrics.jsonl") == rows_of(kept / "metrics.jsonl")
+
+
+@pytest.mark.slow
+@deepspeed[1]
+def test_zero_3_that_would_save_no_model_is_refused(tmp_path: Path, tiny_model_dir: Path) -> None:
+    settings = (ROOT / "configs/accelerate/zero3.yaml").read_text()
+    file = tmp_path / "zero3.yaml"
+    file.write_text(settings.replace("16bit_model: true", "16bit_model: false"))
+    told = launch(str(file.with_suffix("")), words(tmp_path, tiny_model_dir))
+    assert told.returncode != 0
+    assert "stage3_gather_16bit_weights_on_model_save" in told.stderr
+    assert not (tmp_path / "run/metrics.jsonl").exists()
