@@ -1,0 +1,111 @@
+"""Table and figure of the few-instances study, over families and seeds.
+
+    python benchmarks/publish_comparison.py RUNS/ab docs/results/few-instances/ab
+    python benchmarks/few_instances.py docs/results/few-instances
+
+The first keeps one finished comparison (for each family); the second reads all that are kept and
+writes table.md and accuracy.svg beside them. Nothing is trained.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73")
+
+
+def size_of(name: str, pool: int) -> int:
+    return pool if name == "all" else int(name.removeprefix("n"))
+
+
+def pool_size(comparison: dict[str, Any]) -> int:
+    """Prompts of the whole pool, from the dataset's URL."""
+    url = comparison["dataset"]
+    return int(url.split("size=")[1].split("&")[0])
+
+
+def read(folder: Path) -> dict[str, dict[str, Any]]:
+    """Comparisons by family, with the dataset that their runs chose from."""
+    import yaml
+
+    found = {}
+    for file in sorted(folder.glob("*/comparison.json")):
+        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+        found[file.parent.name] = json.loads(file.read_text()) | {
+            "dataset": config["base"]["dataset"]
+        }
+    return found
+
+
+def rows(comparison: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
+    """(prompts, the strategy's entry), fewest first."""
+    pool = pool_size(comparison)
+    found = [(size_of(name, pool), entry) for name, entry in comparison["strategies"].items()]
+    return sorted(found, key=lambda row: row[0])
+
+
+def cell(entry: dict[str, Any]) -> str:
+    final, cost = entry["final"], entry["rollouts_to_target"]
+    median = "missed" if cost["median"] is None else f"{cost['median']:,.0f}"
+    reached = f"{cost['reached']}/{len(cost['per_seed'])}"
+    return (
+        f"{final['median']:.3f} ({final['low']:.3f} to {final['high']:.3f}); {median} ({reached})"
+    )
+
+
+def table(families: dict[str, dict[str, Any]]) -> str:
+    heads = [f"{name}, to {c['target']['value']:g}" for name, c in families.items()]
+    lines = ["| prompts | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
+    by_family = [dict(rows(comparison)) for comparison in families.values()]
+    for size in sorted(set().union(*by_family)):
+        cells = [cell(found[size]) if size in found else "" for found in by_family]
+        lines.append(f"| {size} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
+    """Final accuracy against the number of prompts; dotted: before training."""
+    figure, axes = plt.subplots(figsize=(6.4, 4.0))
+    for colour, (family, comparison) in zip(COLOURS, families.items(), strict=False):
+        found = rows(comparison)
+        sizes = [size for size, _ in found]
+        middle = np.array([entry["final"]["median"] for _, entry in found])
+        low = np.array([entry["final"]["low"] for _, entry in found])
+        high = np.array([entry["final"]["high"] for _, entry in found])
+        axes.errorbar(
+            sizes, middle, [middle - low, high - middle], color=colour, marker="o", label=family
+        )
+        curves = json.loads((folder / family / "curves.json").read_text())
+        curves = curves.get("strategies", curves)
+        start = np.median([run[0]["avg@k"] for run in curves["all"].values()])
+        axes.axhline(float(start), color=colour, linestyle=":", linewidth=1)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("training prompts (log scale)")
+    axes.set_ylabel("final accuracy, median over seeds")
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.25)
+    figure.tight_layout()
+    figure.savefig(folder / "accuracy.svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    families = read(folder)
+    text = table(families)
+    (folder / "table.md").write_text(text)
+    draw(folder, families)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
