@@ -78,10 +78,9 @@ def timed(method: Callable[..., Any], name: str, totals: dict[str, list[float]])
     @functools.wraps(method)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         began = time.perf_counter()
-        try:
-            return method(*args, **kwargs)
-        finally:
-            totals[name].append(time.perf_counter() - began)
+        result = method(*args, **kwargs)
+        totals[name].append(time.perf_counter() - began)
+        return result
 
     return wrapper
 

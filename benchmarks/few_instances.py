@@ -17,6 +17,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import yaml
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
 
@@ -33,8 +34,6 @@ def pool_size(comparison: dict[str, Any]) -> int:
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
     """Comparisons by family, with the dataset that their runs chose from."""
-    import yaml
-
     found = {}
     for file in sorted(folder.glob("*/comparison.json")):
         config = yaml.safe_load((file.parent / "config.yaml").read_text())
@@ -73,7 +72,7 @@ def table(families: dict[str, dict[str, Any]]) -> str:
 def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
     """Final accuracy against the number of prompts; dotted: before training."""
     figure, axes = plt.subplots(figsize=(6.4, 4.0))
-    for colour, (family, comparison) in zip(COLOURS, families.items(), strict=False):
+    for colour, (family, comparison) in zip(COLOURS, families.items(), strict=True):
         found = rows(comparison)
         sizes = [size for size, _ in found]
         middle = np.array([entry["final"]["median"] for _, entry in found])
@@ -83,7 +82,6 @@ def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
             sizes, middle, [middle - low, high - middle], color=colour, marker="o", label=family
         )
         curves = json.loads((folder / family / "curves.json").read_text())
-        curves = curves.get("strategies", curves)
         start = np.median([run[0]["avg@k"] for run in curves["all"].values()])
         axes.axhline(float(start), color=colour, linestyle=":", linewidth=1)
     axes.set_xscale("log", base=2)

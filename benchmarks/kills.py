@@ -244,6 +244,8 @@ def study(folder: Path, kills: int, steps: int, strategy: str, seed: int) -> dic
         if phase is None:
             break
         hit[phase] += 1
+        if hit[CRASHED] > 20:
+            raise SystemExit("more than 20 children crashed by themselves")
     crashes = hit.pop(CRASHED, 0)
     time.sleep(5.0)  # a worker looks for its parent every two seconds
     return {
@@ -274,7 +276,8 @@ def main() -> None:
     with workplace(options.folder) as folder:
         found = study(folder, options.kills, options.steps, options.strategy, options.seed)
     result = found | {
-        "command": f"python benchmarks/kills.py --kills {options.kills} --steps {options.steps}",
+        "command": f"python benchmarks/kills.py --kills {options.kills} --steps {options.steps} "
+        f"--strategy {options.strategy} --seed {options.seed}",
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl")},
     }

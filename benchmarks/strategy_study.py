@@ -166,7 +166,6 @@ def draw(folder: Path, pool: str, families: dict[str, Any]) -> None:
     figure, panels = plt.subplots(1, len(families), figsize=(4.6 * len(families), 3.9), sharey=True)
     for axes, (family, comparison) in zip(np.atleast_1d(panels), families.items(), strict=True):
         curves = json.loads((folder / pool / family / "curves.json").read_text())
-        curves = curves.get("strategies", curves)
         for name in comparison["strategies"]:
             runs = list(curves[name].values())
             grid = np.unique(np.concatenate([[r["rollouts_total"] for r in run] for run in runs]))

@@ -26,8 +26,8 @@ class Own(Strategy):
     name, summary, source, mark = "own", "chooses by its process", "here", "V"
 
     def step(self, prompts, ledger):
-        rank = int(os.environ["RANK"])
-        return (yield [Request(rank, self.num_generations)])
+        mine = int(os.environ["RANK"]) if ledger.step == 3 else 0
+        return (yield [Request(mine, self.num_generations)])
 """
 
 
@@ -93,12 +93,14 @@ def test_processes_that_choose_differently_are_stopped(
 ) -> None:
     (tmp_path / "own.py").write_text(OWN_STREAM)
     own = {"strategy_args.candidates": None, "strategy_args.prompts_per_step": None}
-    chosen = words(tmp_path, tiny_model_dir, strategy=f"{tmp_path / 'own.py'}:Own", **own)
+    name = f"{tmp_path / 'own.py'}:Own"
+    chosen = words(tmp_path, tiny_model_dir, strategy=name, save_every=2, **own)
     told = [(p, p.communicate(timeout=60)[1]) for p in start_two(*chosen)]
     for process, err in told:
         assert process.returncode == 2, err[-3000:]
-        assert "the processes chose different prompts" in err and "[[0, 0" in err
-    assert not (tmp_path / "run/ledger.parquet").exists()
+        assert "the processes chose different prompts" in err
+        assert "process 0 chose 0, process 1 1" in err and "--resume" not in err
+    assert [folder.name for folder in (tmp_path / "run/checkpoints").iterdir()] == ["checkpoint-2"]
 
 
 @pytest.mark.parametrize("version", [0, 2, None])

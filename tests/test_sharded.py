@@ -15,22 +15,18 @@ from cli_tools import rows_of, words
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).parent / "sharded_script.py"
-deepspeed = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        importlib.util.find_spec("deepspeed") is None, reason="make test-deepspeed installs it"
-    ),
-]
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="make test-deepspeed installs it"
+)
+deepspeed = [pytest.mark.slow, needs_deepspeed]
 
 
-def launch(engine: str, arguments: list[str]) -> subprocess.CompletedProcess:
-    """`dopr train` in two processes, begun as `docs/scaling.md` says."""
-    if engine == "plain":
-        how = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    else:
-        file = ROOT / "configs/accelerate" / f"{engine}.yaml"
-        how = ["accelerate.commands.launch", "--config_file", str(file), "--num_processes", "2"]
-        how += ["--main_process_port", "0"]
+def launch(settings: Path | None, arguments: list[str]) -> subprocess.CompletedProcess:
+    """`dopr train` in two processes, begun as `docs/scaling.md` says; None: whole copies."""
+    how = ["torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    if settings is not None:
+        how = ["accelerate.commands.launch", "--config_file", str(settings)]
+        how += ["--num_processes", "2", "--main_process_port", "0"]
     return subprocess.run(
         [sys.executable, "-m", *how, str(SCRIPT), "train", "--quiet", *arguments],
         capture_output=True,
@@ -56,8 +52,11 @@ def test_spread_parameters_do_what_whole_ones_do(
         "eval_dataset": tmp_path / "rows.jsonl",
         "eval.every_steps": 3,
         "eval.temperature": 0,
+        "batch_size": 2,
+        "gradient_accumulation_steps": 2,
     }
-    for name, how in (("whole", "plain"), ("run", engine)):
+    settings = ROOT / "configs/accelerate" / f"{engine}.yaml"
+    for name, how in (("whole", None), ("run", settings)):
         arguments = words(tmp_path, tiny_model_dir, output_dir=tmp_path / name, **chosen)
         done = launch(how, arguments)
         assert done.returncode == 0, done.stderr[-5000:]
@@ -80,7 +79,7 @@ def test_spread_parameters_do_what_whole_ones_do(
     shutil.rmtree(run / "checkpoints/checkpoint-6")
     shutil.rmtree(run / "model")
     (run / "done.json").unlink()
-    done = launch(engine, [*arguments, "--resume"])
+    done = launch(settings, [*arguments, "--resume"])
     assert done.returncode == 0, done.stderr[-5000:]
     for name in ("model/model.safetensors", "ledger.parquet"):
         assert (run / name).read_bytes() == (kept / name).read_bytes(), name
@@ -88,12 +87,12 @@ def test_spread_parameters_do_what_whole_ones_do(
 
 
 @pytest.mark.slow
-@deepspeed[1]
+@needs_deepspeed
 def test_zero_3_that_would_save_no_model_is_refused(tmp_path: Path, tiny_model_dir: Path) -> None:
     settings = (ROOT / "configs/accelerate/zero3.yaml").read_text()
     file = tmp_path / "zero3.yaml"
     file.write_text(settings.replace("16bit_model: true", "16bit_model: false"))
-    told = launch(str(file.with_suffix("")), words(tmp_path, tiny_model_dir))
+    told = launch(file, words(tmp_path, tiny_model_dir))
     assert told.returncode != 0
     assert "stage3_gather_16bit_weights_on_model_save" in told.stderr
     assert not (tmp_path / "run/metrics.jsonl").exists()

@@ -2,6 +2,10 @@
 
 import difflib
 from collections.abc import Iterable
+from unicodedata import category
+
+# Control characters, ends of lines and paragraphs, and halves of surrogate pairs.
+_CONTROL = ("Cc", "Zl", "Zp", "Cs")
 
 
 class UserError(Exception):
@@ -13,7 +17,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        super().__init__("".join(repr(c)[1:-1] if category(c) in _CONTROL else c for c in message))
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -24,23 +24,35 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def assert_same_choice(ids: NDArray[np.int64]) -> None:
+class ChoicesDifferError(UserError):
+    """The processes of a run do not roll out the same prompts; nothing of it is worth saving."""
+
+
+def check_same_choice(ids: NDArray[np.int64]) -> None:
     """Stop where the processes do not roll out the same prompts.
 
     Args:
-        ids: the prompt of each rollout of the round, on this process.
+        ids: the prompt of each rollout of the round, on this process, shape (n,).
 
     Raises:
-        UserError: they differ, so that gathered rewards would go to the wrong prompts.
+        ChoicesDifferError: they differ, so that gathered rewards would go to the wrong prompts.
     """
     if PartialState().num_processes == 1:
         return
     choices = gather_object([ids.tolist()])
-    if any(choice != choices[0] for choice in choices):
-        raise UserError(
-            "the processes chose different prompts; strategies must use only the ledger, the "
-            f"stream and their own saved state (chosen: {choices})"
-        )
+    for rank, choice in enumerate(choices):
+        if choice != choices[0]:
+            raise ChoicesDifferError(
+                "the processes chose different prompts; strategies must use only the ledger, the "
+                f"stream and their own saved state (process 0 chose {_first(choices[0])}, process "
+                f"{rank} {_first(choice)})"
+            )
+
+
+def _first(prompts: list[int]) -> str:
+    """The first few different prompts."""
+    different = list(dict.fromkeys(prompts))
+    return ", ".join(map(str, different[:4])) + (", ..." if len(different) > 4 else "")
 
 
 def own_share(ids: NDArray[np.int64], process: int, processes: int) -> NDArray[np.int64]:
@@ -48,6 +60,8 @@ def own_share(ids: NDArray[np.int64], process: int, processes: int) -> NDArray[n
 
     Args:
         ids: the prompt of each rollout of the round, shape (n,).
+        process: number of this process.
+        processes: how many there are.
     """
     filled = np.append(ids, [ids[-1]] * (-len(ids) % processes)).astype(np.int64)
     local = len(filled) // processes

@@ -88,8 +88,12 @@ def is_plain_batch(
     )
 
 
-def advantages_hold(kept: Sequence[Group]) -> bool:
-    """Whether TRL's own group advantages are right for groups that fill its batch as they came."""
+def trl_advantages_hold(kept: Sequence[Group]) -> bool:
+    """Whether TRL's own group advantages are right for groups that fill its batch as they came.
+
+    Args:
+        kept: at least one group.
+    """
     holds: bool = kept[0].handle[0].round.advantages_hold
     return holds and all(group.baseline is None and group.weights is None for group in kept)
 

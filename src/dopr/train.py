@@ -20,7 +20,7 @@ from dopr.evaluation import evaluate
 from dopr.mapping import to_mapping, to_yaml
 from dopr.models import best_device, fit_prompts, load_model, lora_config
 from dopr.planning.fit import check_memory
-from dopr.processes import is_first_process, naming_a_lost_process
+from dopr.processes import ChoicesDifferError, is_first_process, naming_a_lost_process
 from dopr.progress import Goal, Progress
 from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
@@ -341,6 +341,8 @@ def _saving_on_error(trainer: DoPRTrainer, run_dir: Path) -> Iterator[None]:
     """A misbehaving reward or a full disk loses nothing: what was trained is saved first."""
     try:
         yield
+    except ChoicesDifferError:
+        raise
     except UserError as error:
         folder = trainer.save_checkpoint()
         if folder is None:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import DistributedType, gather_object
-from datasets import Dataset
 from numpy.typing import NDArray
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -32,13 +31,13 @@ from dopr.measuring import answer
 from dopr.microbatches import cut_micro_batches, loss_mask, shape_blank_advantages, whole_batch
 from dopr.objectives import ibro_term, ibro_weight
 from dopr.pool import prompt_names
-from dopr.processes import assert_same_choice, own_share
+from dopr.processes import check_same_choice, own_share
 from dopr.rounds import (
     Round,
-    advantages_hold,
     is_plain_batch,
     make_groups,
     pack_handle,
+    trl_advantages_hold,
     unpack_handle,
 )
 from dopr.runlog import StepClock, StepLog, choice_metrics, totals
@@ -83,7 +82,7 @@ class DoPRTrainer(GRPOTrainer):
         model: Any,
         reward_funcs: Any = None,
         args: Any = None,
-        train_dataset: Dataset | Any = None,
+        train_dataset: Any = None,
         *positional: Any,
         strategy: Strategy | str | None = None,
         **kwargs: Any,
@@ -129,7 +128,7 @@ class DoPRTrainer(GRPOTrainer):
     def _roll_out(self, requests: list[Request]) -> list[Group]:
         """Generate and score one round of requests with TRL; the same groups on every process."""
         ids = np.repeat([r.prompt_id for r in requests], [r.num_rollouts for r in requests])
-        assert_same_choice(ids)
+        check_same_choice(ids)
         processes = self.accelerator.num_processes
         mine = own_share(ids, self.accelerator.process_index, processes)
         local = len(mine)
@@ -254,8 +253,8 @@ class DoPRTrainer(GRPOTrainer):
         usual = self.args.per_device_train_batch_size * self.args.steps_per_generation
         processes = self.accelerator.num_processes
         own_shape = is_plain_batch(outcome.kept, outcome.generated, usual, processes)
-        usual_advantages = settings.advantage_estimator == "group" and advantages_hold(outcome.kept)
-        if own_shape and usual_advantages:
+        in_groups = settings.advantage_estimator == "group"
+        if own_shape and in_groups and trl_advantages_hold(outcome.kept):
             return whole_batch(outcome.kept, None, self.accelerator)
         correct_advantages(self._logs, outcome, advantages)
         flat = np.concatenate(advantages) if advantages else np.empty(0)
