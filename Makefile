@@ -20,8 +20,8 @@ demo: setup  ## the headline comparison on the shipped tiny model, under ten min
 test: setup  ## the fast suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" -q
 
-slow: setup  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow -q
+slow: setup  ## the tests that take minutes; property tests look for new examples
+	HYPOTHESIS_PROFILE=default $(BIN)/python -m pytest -m slow -q
 
 # vLLM wants other versions than ours, so it has an environment of its own. Its CPU build runs
 # without the three packages taken out again, and comes with builds of them for another torch.

@@ -90,7 +90,7 @@ class TrainSettings:
         ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
         loss_type: TRL's name of the loss; null takes the objective's, else `dapo`.
         scale_rewards: TRL's `group`, `batch` or `none`; null takes the objective's, else `group`.
-        advantage_estimator: `group`, `leave_one_out` or `dbb`.
+        advantage_estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
         beta: weight of the KL term.
         empty_update: `take` or `skip` updates of steps without reward variance.
         data_seed: of reasoning-gym tasks that name no seed; equal for all runs of a comparison.

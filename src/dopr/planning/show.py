@@ -144,4 +144,4 @@ def check_plot(path: Path) -> None:
     from importlib.util import find_spec
 
     if find_spec("matplotlib") is None:
-        raise UserError("a plot needs matplotlib; install it with: pip install 'dopr[plot]'")
+        raise UserError("a plot needs matplotlib; install it, or dopr with its extra `plot`")
