@@ -27,7 +27,7 @@ def check_engine(use_vllm: bool) -> None:
     """
     if use_vllm and importlib.util.find_spec("vllm") is None:
         raise UserError(
-            "use_vllm is set but vLLM is not installed; install it, or dopr with its extra `vllm`, or set "
+            "use_vllm is set but vLLM is not installed; install dopr with its extra `vllm`, or set "
             "use_vllm to false to generate with transformers"
         )
 
