@@ -35,6 +35,7 @@ COLOURS = {
 TARGET_SHARES = (0.8, 0.9, 1.0)
 SAVERS = ("dopr", "mopps", "greso", "pilot-commit", "oracle")
 MARKERS = "osD^v<>"
+TICKS = (0.1, 0.2, 0.5, 1, 2)
 MISSED = 4.0  # where the figure of savings puts those whose median run missed the target
 
 
@@ -275,6 +276,8 @@ def draw_savings(folder: Path, summary: dict[str, Any]) -> None:
     axes.set_title("hollow: an upper bound, as uniform-tuned missed on some seeds", fontsize=9)
     axes.axhline(1.0, color=COLOURS["uniform-tuned"], linewidth=1.5)
     axes.set_yscale("log")
+    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.minorticks_off()
     axes.set_xlabel("signal rate of the pool at the start")
     axes.set_ylabel("rollouts to the target / uniform-tuned's")
     handles = [plt.Line2D([], [], color=COLOURS[n], marker="o", linestyle="") for n in SAVERS]
