@@ -227,7 +227,9 @@ def test_kept_rollouts_made_without_an_engine_need_no_correction(
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_asking_for_vllm_without_it_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"vLLM is not installed; `pip install 'dopr\[vllm\]'`"):
+    with pytest.raises(
+        UserError, match=r"vLLM is not installed; install dopr with its extra `vllm`"
+    ):
         make_trainer(tmp_path, use_vllm=True)
     settings = TrainSettings(dataset="gym:chain_sum", steps=1, output_dir=str(tmp_path / "run"))
     settings.use_vllm = True
