@@ -45,7 +45,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", type=Path, nargs="+")
     options = parser.parse_args()
-    found = check(options.folders)
+    command = f"python benchmarks/warnings_check.py {' '.join(map(str, options.folders))}"
+    found = {"command": command} | check(options.folders)
     OUTPUT.write_text(json.dumps(found, indent=1) + "\n")
     print({name: value for name, value in found.items() if name != "given"})
 
