@@ -43,3 +43,13 @@ def entropy_rows(prompts: Tensor, entropies: Tensor, mask: Tensor) -> Tensor:
     """
     sums = (entropies * mask).sum(1).double()
     return torch.stack([prompts.double(), sums, mask.sum(1).double()], dim=1)
+
+
+def mean_entropies(entropies: Tensor, mask: Tensor) -> Tensor:
+    """The mean token entropy of each completion in nats, 0 for an empty one; shape (B,).
+
+    Args:
+        entropies: of the tokens in nats, shape (B, T).
+        mask: 1 for completion tokens, shape (B, T).
+    """
+    return (entropies * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -358,6 +358,16 @@ def score(
             )
         table[:, j] = [np.nan if value is None else value for value in values]
     factors = np.ones(len(reward_funcs)) if weights is None else np.asarray(weights, dtype=float)
-    total = np.nansum(table * factors, axis=1)
-    total[np.isnan(table).all(axis=1)] = np.nan
-    return total
+    return weighted_total(table, factors)
+
+
+def weighted_total(rewards: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """The weighted sum of the rewards of each completion, NaN where none could score it.
+
+    Args:
+        rewards: NaN where one could not score, shape (completions, functions).
+        weights: of the functions, shape (functions,).
+    """
+    total = np.nansum(rewards * weights, axis=1)
+    total[np.isnan(rewards).all(axis=1)] = np.nan
+    return total.astype(np.float64)

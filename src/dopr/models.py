@@ -28,6 +28,32 @@ def resolve_model(name: str) -> str:
     return str(folder)
 
 
+def find_model(name: str) -> str:
+    """The folder or Hub id of a model, checked where it is a path.
+
+    Raises:
+        UserError: there is no such folder, or the shipped model is not part of this installation.
+    """
+    path = resolve_model(name)
+    if path.startswith((".", "/")) and not Path(path).is_dir():
+        raise UserError(f"there is no model folder {name!r}; check the path")
+    return path
+
+
+def not_loaded(name: str, error: Exception) -> UserError:
+    """The error for a model that transformers could not read.
+
+    Args:
+        name: as the user wrote it.
+        error: what transformers said.
+    """
+    reason = " ".join(str(error).split())[:300]
+    return UserError(
+        f"model {name!r} could not be loaded; give a local folder or a Hub id, and a network for "
+        f"the latter ({reason})"
+    )
+
+
 def load_model(
     name: str, *, dtype: str = "float32", trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
@@ -45,20 +71,14 @@ def load_model(
 
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
-    path = resolve_model(name)
-    if path.startswith((".", "/")) and not Path(path).is_dir():
-        raise UserError(f"there is no model folder {name!r}; check the path")
+    path = find_model(name)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
         model = AutoModelForCausalLM.from_pretrained(
             path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"model {name!r} could not be loaded; give a local folder or a Hub id, and a network "
-            f"for the latter ({reason})"
-        ) from None
+        raise not_loaded(name, error) from None
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dopr import checkpoint
+from dopr.alarms import WARNINGS_FILE
 from dopr.errors import UserError
 
 DONE_FILE = "done.json"
@@ -42,7 +43,7 @@ def step_of(folder: Path) -> int:
 def rewind(run_dir: Path, found: Path | None) -> None:
     """Drop what was written after the checkpoint, all of it where there is none."""
     step = step_of(found) if found else -1
-    for name in ("metrics.jsonl", "eval.jsonl", "warnings.jsonl"):
+    for name in ("metrics.jsonl", "eval.jsonl", WARNINGS_FILE):
         checkpoint.keep_lines_until(run_dir / name, step)
     for table in run_dir.glob("completions/completions_*.parquet"):
         number = re.search(r"(\d+)$", table.stem)

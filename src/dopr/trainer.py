@@ -25,8 +25,8 @@ from dopr.answers import final_answers
 from dopr.config import Selection
 from dopr.decoding import faster_generation
 from dopr.driver import StepOutcome
-from dopr.entropies import EntropyTotals, entropy_rows
-from dopr.evaluation import Sampling
+from dopr.entropies import EntropyTotals, entropy_rows, mean_entropies
+from dopr.evaluation import Sampling, weighted_total
 from dopr.measuring import answer
 from dopr.microbatches import cut_micro_batches, loss_mask, shape_blank_advantages, whole_batch
 from dopr.objectives import ibro_term, ibro_weight
@@ -177,8 +177,7 @@ class DoPRTrainer(GRPOTrainer):
             )
         if strategy.replays:
             batch.setdefault("old_per_token_logps", logps)
-        mask = loss_mask(batch)
-        means = (entropies * mask).sum(1) / mask.sum(1).clamp(min=1)
+        means = mean_entropies(entropies, loss_mask(batch))
         return np.asarray(self.accelerator.gather(means).double().cpu().numpy())
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
@@ -226,9 +225,8 @@ class DoPRTrainer(GRPOTrainer):
             self._log_completion_extra("prompt_id", self._round_names)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self._round_names is not None:
-            total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=1)
-            total[torch.isnan(rewards).all(dim=1)] = torch.nan
-            self._round_rewards = total.double().cpu().numpy()
+            weights = self.reward_weights.cpu().numpy()
+            self._round_rewards = weighted_total(rewards.cpu().numpy(), weights)
             lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards.device)
             self._round_tokens = self.accelerator.gather(lengths).cpu().numpy()
             if self.driver.strategy.reads_answers:

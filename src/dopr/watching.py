@@ -1,6 +1,7 @@
 """Warnings while a run goes on: read from the run's own files, said once, and kept."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -55,5 +56,4 @@ class AlarmCallback(TrainerCallback):
         for alarm in alarms:
             # The folder tells the runs of a comparison apart.
             self._say(f"warning ({self._file.parent}, step {alarm.step}): {alarm.message}")
-            row = {"step": alarm.step, "name": alarm.name, "message": alarm.message}
-            append_line(self._file, row)
+            append_line(self._file, asdict(alarm))

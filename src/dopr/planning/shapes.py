@@ -43,19 +43,13 @@ def read_shape(name: str, trust_remote_code: bool = False) -> ModelShape:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from dopr.models import resolve_model
+    from dopr.models import find_model, not_loaded
 
-    path = resolve_model(name)
-    if path.startswith((".", "/")) and not Path(path).is_dir():
-        raise UserError(f"there is no model folder {name!r}; check the path")
+    path = find_model(name)
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(
-            f"model {name!r} could not be loaded; give a local folder or a Hub id, and a network "
-            f"for the latter ({reason})"
-        ) from None
+        raise not_loaded(name, error) from None
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)

@@ -4,7 +4,7 @@ A strategy knows no model, tokenizer or trainer. For one optimiser step it yield
 receives the finished groups, may yield again, and returns the groups to train on:
 
     class OnePrompt(Strategy):
-        name, summary, source, mark = "one-prompt", "one random prompt a step", "example", "V"
+        name, summary, source, mark = "one-prompt", "one random prompt a step", "example", "I"
 
         def step(self, prompts, ledger):
             groups = yield [Request(int(prompts.draw(1)[0]), self.num_generations)]
