@@ -72,7 +72,8 @@ def table(families: dict[str, dict[str, Any]]) -> str:
 def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
     """Final accuracy against the number of prompts; dotted: before training."""
     figure, axes = plt.subplots(figsize=(6.4, 4.0))
-    for colour, (family, comparison) in zip(COLOURS, families.items(), strict=True):
+    for number, (family, comparison) in enumerate(families.items()):
+        colour = COLOURS[number % len(COLOURS)]
         found = rows(comparison)
         sizes = [size for size, _ in found]
         middle = np.array([entry["final"]["median"] for _, entry in found])
