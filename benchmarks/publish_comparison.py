@@ -2,8 +2,9 @@
 
     python benchmarks/publish_comparison.py runs/demo docs/results/demo
 
-Copies comparison.json, config.yaml and the evaluation curves of every run (curves.json), and draws
-accuracy against rollouts (accuracy.svg).
+Copies comparison.json, config.yaml and the evaluation curves of every run (curves.json), writes
+table.md, and draws accuracy against rollouts (accuracy.svg) or, where the strategies are too many
+for that, what each needed and where it ended (costs.svg).
 """
 
 import argparse
@@ -61,6 +62,80 @@ def draw(curves: dict[str, Any], comparison: dict[str, Any], output: Path) -> No
     figure.savefig(output, metadata={"Date": None})
 
 
+def headline(comparison: dict[str, Any]) -> str:
+    """The strategy that the others are compared with, the first where there are several."""
+    return next(iter(comparison["ratios"])).split("/")[0]
+
+
+def by_cost(comparison: dict[str, Any]) -> list[str]:
+    """Strategies, cheapest first; where the median run missed, highest final accuracy first."""
+
+    def key(name: str) -> tuple[float, float]:
+        entry = comparison["strategies"][name]
+        median = entry["rollouts_to_target"]["median"]
+        return (float("inf") if median is None else median, -entry["final"]["median"])
+
+    return sorted(comparison["strategies"], key=key)
+
+
+def draw_costs(comparison: dict[str, Any], output: Path) -> None:
+    """Rollouts to the target and final accuracy of every strategy, with intervals over seeds."""
+    names, ours = by_cost(comparison)[::-1], headline(comparison)
+    figure, panels = plt.subplots(1, 2, figsize=(8.4, 0.9 + 0.24 * len(names)), sharey=True)
+    for axes, key in zip(panels, ("rollouts_to_target", "final"), strict=True):
+        for place, name in enumerate(names):
+            found = comparison["strategies"][name][key]
+            colour = COLOURS[4] if name == ours else COLOURS[0]
+            if found["median"] is None:
+                continue
+            axes.plot(found["median"], place, "o", color=colour)
+            low, high = found["low"], found["high"]
+            if low is not None:
+                end = axes.get_xlim()[1] if high is None else high
+                axes.plot([low, end], [place, place], color=colour, linewidth=1)
+        axes.grid(alpha=0.25)
+    panels[0].set_yticks(range(len(names)), names, fontsize=8)
+    panels[0].set_xlabel(f"rollouts to {comparison['target']['value']:g} (none: missed)")
+    panels[1].set_xlabel(f"final accuracy, {comparison['target']['metric']}")
+    figure.suptitle(f"median and 95% interval, {len(comparison['seeds'])} seeds", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(output, metadata={"Date": None})
+    plt.close(figure)
+
+
+def table(comparison: dict[str, Any]) -> str:
+    """Markdown: what each strategy needed, where it ended, and the headline's ratio to it."""
+    ours = headline(comparison)
+    lines = [
+        f"| | rollouts to {comparison['target']['value']:g} | tokens | final accuracy | "
+        f"`{ours}` / it, rollouts | final, `{ours}` minus it |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name in by_cost(comparison):
+        entry = comparison["strategies"][name]
+        cost = entry["rollouts_to_target"]
+        reached = f"({cost['reached']}/{len(cost['per_seed'])})"
+        pair = comparison["ratios"].get(f"{ours}/{name}")
+        cells = [
+            f"`{name}`",
+            f"{spread(cost, ',.0f')} {reached}",
+            spread(entry["tokens_to_target"], ",.0f"),
+            spread(entry["final"], ".3f"),
+            spread(pair["rollouts"], ".2f") if pair else "",
+            spread(pair["final_difference"], "+.3f") if pair else "",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(entry: dict[str, Any], form: str) -> str:
+    if entry["median"] is None:
+        return "missed"
+    ends = ["inf" if entry[end] is None else format(entry[end], form) for end in ("low", "high")]
+    sign = "≤ " if entry.get("bounded") else ""
+    return f"{sign}{format(entry['median'], form)} ({ends[0]} to {ends[1]})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
@@ -73,7 +148,11 @@ def main() -> None:
     curves = read_curves(options.run_dir)
     (options.output / "curves.json").write_text(json.dumps(curves) + "\n")
     comparison = json.loads((options.run_dir / "comparison.json").read_text())
-    draw(curves, comparison, options.output / "accuracy.svg")
+    (options.output / "table.md").write_text(table(comparison))
+    if len(comparison["strategies"]) <= len(COLOURS):
+        draw(curves, comparison, options.output / "accuracy.svg")
+    else:
+        draw_costs(comparison, options.output / "costs.svg")
 
 
 if __name__ == "__main__":

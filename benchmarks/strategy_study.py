@@ -5,7 +5,8 @@
 
 The first keeps one finished comparison (for each pool and family); the second reads all that are
 kept and writes summary.json, table.md, accuracy-POOL.svg and saving.svg (rollouts as a share of
-uniform-tuned's, against the pool's signal rate) beside them. Nothing is trained.
+uniform-tuned's, against the pool's signal rate) beside them. Comparisons in which a rival had a
+larger budget are kept under longer/POOL/FAMILY. Nothing is trained.
 """
 
 import argparse
@@ -90,8 +91,30 @@ def summarise(folder: Path, pools: dict[str, dict[str, Any]]) -> dict[str, Any]:
                 if {"uniform-tuned", *SAVERS} <= set(c["strategies"])
             },
             "dopr_against": {n: pooled(families, n) for n in names if n != "dopr"},
+            "longer": with_longer_budgets(families, read(folder / "longer").get(pool, {})),
         }
     return summary
+
+
+def with_longer_budgets(families: dict[str, Any], longer: dict[str, Any]) -> dict[str, Any]:
+    """`dopr` against rivals that had a larger budget; their other families as they were."""
+    names = dict.fromkeys(n for c in longer.values() for n in c["strategies"] if n != "dopr")
+    return {
+        name: {
+            "families": {
+                family: {
+                    "budget": max(c["strategies"][name]["total"]["rollouts"]),
+                    "rollouts": c["strategies"][name]["rollouts_to_target"],
+                    "final": c["strategies"][name]["final"],
+                    "dopr_against": pooled({family: c}, name),
+                }
+                for family, c in longer.items()
+                if name in c["strategies"]
+            },
+            "dopr_against": pooled(families | longer, name),
+        }
+        for name in names
+    }
 
 
 def first_at(rows: list[dict[str, Any]], target: float) -> float | None:
@@ -162,6 +185,7 @@ def table(summary: dict[str, Any]) -> str:
             final = _spread(against["final_difference"], "+.3f") if against else ""
             lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {ratio} | {final} |")
         lines += ["", *_targets_table(entry["dopr_against_at_share_of_target"]), ""]
+        lines += _longer_table(entry["longer"])
     return "\n".join(lines)
 
 
@@ -172,6 +196,26 @@ def _targets_table(shares: dict[str, Any]) -> list[str]:
         cells = [_spread(found[name], ".2f") for found in shares.values()]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines
+
+
+def _longer_table(longer: dict[str, Any]) -> list[str]:
+    if not longer:
+        return []
+    lines = [
+        "| with a larger budget | it needs; final | `dopr` / it | final, `dopr` minus it |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, entry in longer.items():
+        for family, found in entry["families"].items():
+            label = f"`{name}`, {family}, {found['budget']:,.0f}"
+            lines.append(f"| {label} | {_cost(found)} | {_both(found['dopr_against'])} |")
+        lines.append(f"| `{name}`, all families | | {_both(entry['dopr_against'])} |")
+    return [*lines, ""]
+
+
+def _both(against: dict[str, Any]) -> str:
+    final = _spread(against["final_difference"], "+.3f")
+    return f"{_spread(against['rollouts'], '.2f')} | {final}"
 
 
 def _by_cost(families: dict[str, Any]) -> list[str]:
