@@ -39,6 +39,19 @@ def test_leave_one_out_by_hand() -> None:
     assert leave_one_out(np.array([1.0, np.nan, 0.0])).tolist() == [1.0, 0.0, -1.0]
 
 
+def test_leave_one_out_leaves_out_of_the_rollouts_that_are_trained_on() -> None:
+    # Of an earlier 1, 1, 1, 0 only the first is kept, beside 0, 0, 0, 0: four zeros against it.
+    joined = Group(
+        0,
+        np.array([1.0, 1, 1, 0, 0, 0, 0, 0]),
+        np.ones(8, np.int64),
+        kept=np.array([0, 4, 5, 6, 7]),
+        baseline=0.2,
+    )
+    (advantages,) = compute_advantages([joined], Ledger(1), "leave_one_out", scale="none")
+    assert advantages[joined.kept] == pytest.approx([1.0, -0.25, -0.25, -0.25, -0.25])
+
+
 def test_discounted_beta_bernoulli_by_hand() -> None:
     # Beta(1, 1), discount 0.5; visit 1: 2 of 4 -> (2.5, 2.5); visit 2: 4 of 4 -> (5.25, 1.25).
     ledger = Ledger(1, discount=0.5)

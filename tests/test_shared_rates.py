@@ -1,6 +1,7 @@
 """Success rates shared between like prompts, against numbers worked out by hand."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -131,6 +132,36 @@ def test_rewards_in_between_without_variance_are_not_taken_for_fair_coins() -> N
     assert found == pytest.approx([4 / (4 + 4), 1.0, 1.0])
     scores = strategy.score(np.arange(3), ledger, sure([0.5, 0.5, 0.5]))
     assert scores.score == pytest.approx([0.5, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("low", [0.0, -1.0])
+def test_pairing_takes_an_unseen_prompt_for_what_is_usual_in_the_pool(low: float) -> None:
+    ledger = Ledger(4)
+    ledger.observe([group(0, [1.0] * 7 + [low]), group(1, [1.0] * 3 + [low])])
+    strategy = DoPR(prior="pool", prompts_per_step=2, pairing=True, candidates=4)
+    seen: list[Any] = []
+    choose = strategy.choose
+    strategy.choose = lambda scores, prompts, success: (  # type: ignore[method-assign]
+        seen.append(success) or choose(scores, prompts, success)
+    )
+    next(strategy.step(PromptStream(4), ledger))
+    assert (seen[0] > 0.5).all()  # none of them is hard, whatever the scale of the rewards
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"prior_rollouts": 0.0},
+        {"signal_std": 0.0},
+        {"memory": 0},
+        {"memory": -2},
+        {"patience": 0.0},
+        {"difficulty": float("inf")},
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(options))):
+        DoPR(**options)
 
 
 def test_pairing_takes_hard_and_easy_prompts_by_turns() -> None:

@@ -131,7 +131,7 @@ def new_driver(name: str, pool: int, num_generations: int, seed: int) -> Driver:
 @pytest.mark.parametrize("name", needs_no_files())
 @given(
     pool=st.integers(1, 40),
-    num_generations=st.integers(2, 9),
+    num_generations=st.integers(1, 9),
     rewards=st.sampled_from(REWARDS),
     seed=st.integers(0, 10_000),
 )

@@ -243,7 +243,7 @@ def test_knapsacks_values_by_hand() -> None:
     assert values[2].tolist() == [0, 0]
 
 
-def test_knapsacks_fallback_by_the_official_rule() -> None:
+def test_knapsacks_fallback_by_the_official_rule_but_for_the_unseen() -> None:
     seen, unseen = np.ones(3, bool), np.array([True, True, True, False])
     strategy = Knapsack()
     # 3 rollouts at p = 1/2 suffice for 0.9: 2 + 3; the prompt at 0 takes the other 15.

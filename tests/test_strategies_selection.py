@@ -239,6 +239,14 @@ def test_oracle_knows_rewards_of_any_range_and_breaks_ties_at_random() -> None:
     assert firsts == {0, 2}
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_oracle_chooses_at_random_where_nothing_could_be_measured() -> None:
+    strategy = Oracle()
+    strategy._rates = np.full(3, np.nan)
+    chosen = {int(strategy.choose(Ledger(3), np.random.default_rng(s))[0]) for s in range(20)}
+    assert chosen == {0, 1, 2}
+
+
 # -- all of them ------------------------------------------------------------------------------
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from tests.tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
-from dopr import DoPRConfig, DoPRTrainer
-from dopr.strategies import PRESETS, STRATEGIES
+from dopr import DoPRConfig, DoPRTrainer, UserError
+from dopr.strategies import PRESETS, STRATEGIES, MoPPS, OneShot, Uniform
 
 NAMES = sorted([*STRATEGIES, *PRESETS])
 
@@ -27,6 +27,43 @@ def trainer(folder: Path, name: str, **changes: Any) -> DoPRTrainer:
 
 def parameters(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def with_object(folder: Path, strategy: Any, **changes: Any) -> DoPRTrainer:
+    return DoPRTrainer(
+        make_model(),
+        digits_reward,
+        DoPRConfig(**(settings(folder) | changes)),
+        make_dataset(24),
+        processing_class=make_tokenizer(),
+        strategy=strategy,
+    )
+
+
+def test_a_strategy_given_as_an_object_takes_the_trainers_group_size(tmp_path: Path) -> None:
+    usual = settings(tmp_path)["num_generations"]
+    assert usual != 8
+    for strategy, size in (
+        (MoPPS(prompts_per_step=2), usual),
+        (Uniform(), usual),
+        (OneShot(num_generations=8), 8),
+    ):
+        made = with_object(tmp_path, strategy)
+        assert made.driver.strategy.num_generations == size
+    with pytest.raises(UserError, match="it must be a whole number"):
+        with_object(tmp_path, MoPPS(prompts_per_step=2.5))  # type: ignore[arg-type]
+
+
+def test_the_discount_of_what_is_known_can_be_set(tmp_path: Path) -> None:
+    made = trainer(tmp_path, "one_shot", advantage_estimator="dbb", ledger_discount=0.5)
+    made.train()
+    assert made.driver.ledger.discount == 0.5
+    # Six visits of n rollouts: n (1 + 1/2 + ... + 1/32).
+    size = made.args.num_generations
+    assert made.driver.ledger.weight[0] == pytest.approx(size * (2 - 2**-5))
+    assert trainer(tmp_path, "dopr").driver.ledger.discount == 0.5  # its own
+    with pytest.raises(UserError, match="ledger_discount is 0"):
+        DoPRConfig(**settings(tmp_path), ledger_discount=0.0)
 
 
 @pytest.mark.parametrize("name", NAMES)

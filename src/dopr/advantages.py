@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dopr.errors import unknown_name
 from dopr.ledger import Ledger
 from dopr.strategies.base import Group
+from dopr.strategies.success import reward_range
 
 # TRL adds this to the standard deviation; the same number keeps uniform choice equal to TRL.
 STD_EPSILON = 1e-4
@@ -32,11 +33,7 @@ def group_relative(rewards: Array, baseline: float | None = None) -> Array:
 
 def leave_one_out(rewards: Array) -> Array:
     """A_i = r_i - mean of the others (RLOO [2402.14740, V]), shape (n,); 0 for a single rollout."""
-    scored = ~np.isnan(rewards)
-    count = int(scored.sum())
-    if count < 2:
-        return np.zeros_like(rewards)
-    return group_relative(rewards) * count / (count - 1)
+    return _against_others(rewards, None, rewards)
 
 
 def discounted_beta_bernoulli(group: Group, ledger: Ledger, prior: float = 1.0) -> Array:
@@ -54,9 +51,7 @@ def discounted_beta_bernoulli(group: Group, ledger: Ledger, prior: float = 1.0) 
         prior: pseudo-counts of a success and of a failure before the first visit.
     """
     i = group.prompt_id
-    low, high = ledger.reward_low, ledger.reward_high
-    if not low < high:  # nothing but one value seen yet: a verdict is 0 or 1
-        low, high = min(low, 0.0), max(high, 1.0)
+    low, high = reward_range(ledger)
     spread = high - low
     faded = prior * ledger.discount ** int(ledger.visits[i])
     successes = float(ledger.weight[i]) * (float(ledger.mean[i]) - low) / spread
@@ -78,9 +73,8 @@ def zero_variance(group: Group, ledger: Ledger, alpha: float = 0.1) -> Array:
     """
     if group.informative or not group.scored.size:
         return _group(group, ledger)
-    low, high = ledger.reward_low, ledger.reward_high
-    middle = (low + high) / 2 if low < high else 0.5
-    sign = 1.0 if group.mean > middle else -1.0
+    low, high = reward_range(ledger)
+    sign = 1.0 if group.mean > (low + high) / 2 else -1.0
     return np.where(np.isnan(group.rewards), 0.0, sign * alpha)
 
 
@@ -100,7 +94,24 @@ def _group(group: Group, ledger: Ledger) -> Array:
 
 
 def _leave_one_out(group: Group, ledger: Ledger) -> Array:
-    return leave_one_out(group.rewards)
+    """Of the rollouts trained on, where the strategy has said what to compare them with."""
+    if group.baseline is None or group.kept is None:
+        return leave_one_out(group.rewards)
+    return _against_others(group.rewards, group.baseline, group.rewards[group.kept])
+
+
+def _against_others(rewards: Array, baseline: float | None, averaged: Array) -> Array:
+    """Deviations from a mean, rid of each rollout's own part in it: times m / (m - 1).
+
+    Args:
+        rewards: shape (n,).
+        baseline: that mean; None takes that of `rewards`.
+        averaged: the m rewards behind it, NaN where absent.
+    """
+    count = int(np.count_nonzero(~np.isnan(averaged)))
+    if count < 2:
+        return np.zeros_like(rewards)
+    return group_relative(rewards, baseline) * count / (count - 1)
 
 
 # Most give advantages in units of reward, which may still be scaled; DBB brings its own scale, and

@@ -7,6 +7,7 @@ from trl import GRPOConfig
 
 from dopr.advantages import ESTIMATORS
 from dopr.errors import UserError, unknown_name
+from dopr.ledger import check_discount
 from dopr.objectives import check_ibro, fill_config
 
 EMPTY_UPDATES = ("take", "skip")
@@ -27,6 +28,9 @@ class DoPRConfig(GRPOConfig):
         rollout_budget: the learning rate's schedule runs over so many rollouts instead of over
             optimiser steps, so that strategies whose steps cost unequally end it together; warmup
             is then counted in rollouts too. None leaves the schedule alone.
+        ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, in what
+            strategies and the advantages of `dbb` know of it (there it is lambda). None takes the
+            strategy's, which is 1 for most.
         max_rounds: a strategy that asks for rollouts more often within one step is stopped, and the
             step is taken on what it has.
         fast_decoding: sample with our own decoding loop where the model allows (`dopr.decoding`);
@@ -57,6 +61,9 @@ class DoPRConfig(GRPOConfig):
     rollout_budget: int | None = field(
         default=None, metadata={"help": "Run the learning rate's schedule over so many rollouts."}
     )
+    ledger_discount: float | None = field(
+        default=None, metadata={"help": "Factor on a prompt's older rewards at each visit."}
+    )
     max_rounds: int = field(
         default=64, metadata={"help": "Most rounds of rollouts a strategy may ask for in a step."}
     )
@@ -81,6 +88,7 @@ class DoPRConfig(GRPOConfig):
             raise unknown_name("empty_update", self.empty_update, EMPTY_UPDATES)
         if self.rollout_budget is not None and self.rollout_budget < 1:
             raise UserError(f"rollout_budget is {self.rollout_budget}; it must be at least 1")
+        check_discount(self.ledger_discount)
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,7 @@ class Selection:
     advantage_estimator: str = "group"
     empty_update: str = "take"
     rollout_budget: int | None = None
+    ledger_discount: float | None = None
     max_rounds: int = 64
     fast_decoding: bool = True
     ibro_coefficient: float | None = None

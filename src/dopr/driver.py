@@ -62,6 +62,7 @@ class Driver:
         max_rounds: a strategy that asks more often than this within a step is stopped, and the
             step goes on with the informative groups it has paid for.
         can_measure: quantities that `measure` will be able to answer.
+        discount: factor on a prompt's older rewards at each visit; None takes the strategy's.
 
     Raises:
         UserError: the strategy needs a quantity that this driver cannot measure.
@@ -74,6 +75,7 @@ class Driver:
         *,
         max_rounds: int = 64,
         can_measure: frozenset[str] = frozenset(),
+        discount: float | None = None,
     ) -> None:
         missing = strategy.measures - can_measure
         if missing:
@@ -85,7 +87,8 @@ class Driver:
         # An attribute of the object: the same class may run under another driver too.
         vars(strategy)["can_measure"] = can_measure
         self.stream = stream
-        self.ledger = Ledger(stream.size, discount=strategy.discount)
+        faded = strategy.discount if discount is None else discount
+        self.ledger = Ledger(stream.size, discount=faded)
         self.max_rounds = max_rounds
         self.spent = Spent(rollouts=strategy.prepaid_rollouts)
 

@@ -7,6 +7,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr.errors import UserError
+
 VolatilityKind = Literal["total", "within", "between"]
 VOLATILITY_KINDS: tuple[VolatilityKind, ...] = ("total", "within", "between")
 
@@ -63,6 +65,16 @@ def _add(column: NDArray[np.float32], i: int, gain: float) -> None:
     before = column.item(i)
     column[i] = gain
     column[i] = before + column.item(i)
+
+
+def check_discount(value: float | None) -> None:
+    """Refuse a `ledger_discount` outside (0, 1].
+
+    Raises:
+        UserError: it is.
+    """
+    if value is not None and not 0 < value <= 1:
+        raise UserError(f"ledger_discount is {value}; it must lie in (0, 1]")
 
 
 class Ledger:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dopr.errors import UserError, unknown_name
+from dopr.ledger import check_discount
 from dopr.mapping import at_least
 from dopr.objectives import IBRO_SCHEDULES, OBJECTIVES, check_ibro, departures
 
@@ -91,6 +92,8 @@ class TrainSettings:
         loss_type: TRL's name of the loss; null takes the objective's, else `dapo`.
         scale_rewards: TRL's `group`, `batch` or `none`; null takes the objective's, else `group`.
         advantage_estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
+        ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, the lambda of
+            `dbb`; null takes the strategy's.
         beta: weight of the KL term.
         empty_update: `take` or `skip` updates of steps without reward variance.
         data_seed: of reasoning-gym tasks that name no seed; equal for all runs of a comparison.
@@ -150,6 +153,7 @@ class TrainSettings:
     loss_type: str | None = None
     scale_rewards: str | bool | None = None
     advantage_estimator: str = "group"
+    ledger_discount: float | None = None
     beta: float = 0.0
     empty_update: str = "take"
     data_seed: int = 0
@@ -237,6 +241,7 @@ class TrainSettings:
         if self.learning_rate <= 0 or self.temperature <= 0:
             raise UserError("learning_rate and temperature must be above 0")
         self.eval.check()
+        check_discount(self.ledger_discount)
         self._check_trl()
         self._check_objective()
         rewards = [self.reward] if isinstance(self.reward, str) else self.reward

@@ -1,6 +1,7 @@
 """From a trainer's settings to the driver that runs its strategy."""
 
 import importlib.util
+from dataclasses import fields
 from typing import Any
 
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from dopr.errors import UserError
 from dopr.measuring import QUANTITIES
 from dopr.pool import prompt_categories
 from dopr.strategies import Strategy, Uniform, make_strategy
+from dopr.strategies.base import UsualSize, check_options
 from dopr.stream import OfferedStream, PromptStream
 
 
@@ -82,7 +84,12 @@ def make_driver(
     Raises:
         UserError: unknown strategy or option.
     """
-    if not isinstance(strategy, Strategy):
+    if isinstance(strategy, Strategy):
+        given = {f.name: getattr(strategy, f.name) for f in fields(strategy) if f.init}
+        check_options(type(strategy), given)
+        if isinstance(strategy.num_generations, UsualSize):
+            strategy.num_generations = args.num_generations
+    else:
         options = settings.strategy_args
         if isinstance(options, str):
             raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
@@ -98,4 +105,10 @@ def make_driver(
         else:
             vars(strategy)["prompts_per_step"] = min(strategy.usual_prompts, room)
     stream.categories = prompt_categories(pool)
-    return Driver(strategy, stream, max_rounds=settings.max_rounds, can_measure=QUANTITIES)
+    return Driver(
+        strategy,
+        stream,
+        max_rounds=settings.max_rounds,
+        can_measure=QUANTITIES,
+        discount=settings.ledger_discount,
+    )

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 # Settings that TRL calls as we do.
 _SAME_NAME = (
     *("strategy", "strategy_args", "advantage_estimator", "empty_update", "num_generations"),
+    "ledger_discount",
     *("seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_completion_length"),
     "num_iterations",
     *("temperature", "top_p", "loss_type", "scale_rewards", "beta", "reward_weights"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from dopr.errors import UserError, unknown_name
 from dopr.strategies.ar3po import AR3PO
-from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy
+from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy, check_options
 from dopr.strategies.coba_rl import CobaRL
 from dopr.strategies.cures import CurES
 from dopr.strategies.dapo import DAPO
@@ -97,6 +97,7 @@ def make_strategy(name: str, **options: Any) -> Strategy:
     for option in options:
         if option not in known:
             raise unknown_name(f"option of strategy {name!r}:", option, known)
+    check_options(cls, options)
     try:
         return cls(**options)
     except TypeError as error:

@@ -1,12 +1,13 @@
 """Dividing a budget of rollouts unequally among the prompts of a step."""
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopr.strategies.base import Request, Strategy, require
+from dopr.strategies.candidates import at_least_one
 
 Counts = NDArray[np.int64]
 Array = NDArray[np.float64]
@@ -150,13 +151,9 @@ class UnequalGroups(Strategy):
     prompts_per_step: int = 8
     min_rollouts: int = 2
     max_rollouts: int = 128
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require(
-            self.prompts_per_step >= 1,
-            f"prompts_per_step is {self.prompts_per_step}; it must be at least 1",
-        )
+        at_least_one(prompts_per_step=self.prompts_per_step)
         require(
             1 <= self.min_rollouts <= self.max_rollouts,
             f"min_rollouts is {self.min_rollouts}; it must lie between 1 and max_rollouts "
@@ -176,6 +173,3 @@ class UnequalGroups(Strategy):
         self._last["select/largest_group"] = float(counts.max())
         self._last["select/smallest_group"] = float(counts.min())
         return [Request(int(i), int(n)) for i, n in zip(ids, counts, strict=True)]
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

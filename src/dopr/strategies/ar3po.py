@@ -21,7 +21,8 @@ class AR3PO(Strategy):
     Args:
         prompts_per_step: B.
         round_size: rollouts of a prompt in a stage. None takes half of num_generations.
-        max_rounds: stages; with the defaults a prompt gets num_generations rollouts at most.
+        max_rounds: stages; with the defaults a prompt gets num_generations rollouts at most, and at
+            least one in each stage.
         right_from: reward in [0, 1] from which an answer is right.
         memory: prompts whose right answers are remembered; 0 reuses nothing.
 
@@ -43,7 +44,6 @@ class AR3PO(Strategy):
     right_from: float = 0.5
     memory: int = 512
     _right: dict[str, Group] = field(default_factory=dict, init=False, repr=False)
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step, max_rounds=self.max_rounds)
@@ -87,9 +87,6 @@ class AR3PO(Strategy):
             self._right[str(group.prompt_id)] = group
         while len(self._right) > self.memory:
             del self._right[next(iter(self._right))]
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)
 
 
 def reuse(group: Group, earlier: Group) -> tuple[Group, bool]:

@@ -16,10 +16,12 @@ another engine's loop.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from copy import copy
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal
+from numbers import Integral, Real
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,11 @@ from numpy.typing import NDArray
 from dopr.errors import UserError
 from dopr.ledger import Ledger
 from dopr.stream import PromptStream
+
+
+class UsualSize(int):
+    """A group size that nobody set: where a trainer has its own, that takes its place."""
+
 
 # Two rewards closer than this are the same: rounding must not make a group look informative.
 REWARD_TOLERANCE = 1e-6
@@ -176,7 +183,8 @@ class Strategy(ABC):
     """Base of all strategies: a dataclass whose fields are its options.
 
     Attributes:
-        num_generations: rollouts in an ordinary group; the trainer fills in its own setting.
+        num_generations: rollouts in an ordinary group; where it is not given, the trainer fills in
+            its own setting.
 
     Class attributes: `name`, `summary`, `source`, `mark` and `pays` fill the table of `dopr
     strategies`; `measures` lists the quantities of `Measure` that it needs, `may_measure` those
@@ -204,7 +212,9 @@ class Strategy(ABC):
     reads_entropies: ClassVar[bool] = False
     reads_answers: ClassVar[bool] = False
 
-    num_generations: int = field(default=8, kw_only=True)
+    num_generations: int = field(default=UsualSize(8), kw_only=True)
+    # What `metrics` gives: a strategy notes here what is worth logging about a step.
+    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False, kw_only=True)
 
     # What the driver can answer; the driver says so before the first step.
     can_measure: ClassVar[frozenset[str]] = frozenset()
@@ -228,7 +238,7 @@ class Strategy(ABC):
 
     def metrics(self) -> dict[str, float]:
         """What to log about the last step's choice."""
-        return {}
+        return dict(self._last)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed run needs besides ledger and stream: the fields without `init`.
@@ -241,6 +251,37 @@ class Strategy(ABC):
         """Take back what `state_dict` gave."""
         for name, value in state.items():
             setattr(self, name, copy(value))
+
+
+def check_options(cls: type[Strategy], options: Mapping[str, Any]) -> None:
+    """Refuse an option of the wrong kind, such as 1.5 prompts, before it fails in a step.
+
+    Args:
+        cls: whose options they are.
+        options: by name; names that `cls` does not know are passed over.
+
+    Raises:
+        UserError: names the first such option.
+    """
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # a strategy of the user's own whose annotations are for type checkers alone
+        return
+    for name, value in options.items():
+        hint = hints.get(name)
+        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+        if value is None and NoneType in kinds:
+            continue
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        number = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+        if float in kinds:
+            require(number, f"{name} is {value!r}; it must be a number")
+        elif int in kinds:
+            require(whole, f"{name} is {value!r}; it must be a whole number")
+        elif bool in kinds:
+            require(isinstance(value, bool), f"{name} is {value!r}; it must be true or false")
+        if name == "num_generations":
+            require(value >= 1, f"num_generations is {value}; it must be at least 1")
 
 
 def require(condition: bool, message: str) -> None:

@@ -1,6 +1,6 @@
 """Dynamic sampling: resample until the batch is full of prompts with mixed outcomes."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,7 +41,6 @@ class DAPO(Strategy):
     prompts_per_round: int | None = None
     max_rounds: int = 10
     min_reward_std: float = 0.0
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step, max_rounds=self.max_rounds)
@@ -67,6 +66,3 @@ class DAPO(Strategy):
 
     def _spread_enough(self, group: Group) -> bool:
         return group.informative and float(np.std(group.scored)) > self.min_reward_std
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

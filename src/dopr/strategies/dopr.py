@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from dopr.errors import unknown_name
 from dopr.ledger import VOLATILITY_KINDS, Ledger, VolatilityKind
-from dopr.strategies.base import Request, StepPlan, require
+from dopr.strategies.base import StepPlan, require
+from dopr.strategies.candidates import requests_for
 from dopr.strategies.posterior import sized
 from dopr.strategies.shared_rates import Known, Rates, SharedRates
-from dopr.strategies.success import to_unit
+from dopr.strategies.success import success_rates, to_unit
 from dopr.stream import PromptStream
 
 ENTROPY_KINDS = ("prompt", "policy", "inverse", "none")
@@ -89,9 +90,9 @@ class DoPR(SharedRates):
     _disagreement: NDArray[np.float32] = field(
         default_factory=lambda: np.empty(0, np.float32), init=False, repr=False
     )
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.candidates >= 1, f"candidates is {self.candidates}; it must be at least 1")
         require(
             self.prompts_per_step is None or 1 <= self.prompts_per_step <= self.candidates,
@@ -106,10 +107,7 @@ class DoPR(SharedRates):
             f"discount is {self.discount}; it must lie in (0, 1]",
         )
         require(self.prior_strength > 0, "prior_strength must be positive")
-        require(
-            self.patience is None or self.patience > 0,
-            f"patience is {self.patience}; it must be positive",
-        )
+        require(np.isfinite(self.difficulty), f"difficulty is {self.difficulty}; it must be finite")
         for kind, value, known in (
             ("volatility", self.volatility, (*VOLATILITY_KINDS, "disagreement")),
             ("entropy modulation", self.entropy, ENTROPY_KINDS),
@@ -135,14 +133,13 @@ class DoPR(SharedRates):
         scores = self.score(candidates, ledger, rates)
         success = None
         if self.pairing:
-            known = to_unit(ledger.mean[candidates], ledger)
-            success = known if rates is None else rates.mean
+            success = success_rates(ledger, candidates) if rates is None else rates.mean
         chosen = self.choose(scores, prompts, success)
         self._explain(scores, chosen)
         before = Known.of(candidates[chosen], ledger) if self.prior == "predicted" else None
         # A pool smaller than the step is repeated to fill it, as 1-shot RLVR fills its batch.
         wanted = np.resize(candidates[chosen], self.prompts_per_step or self.usual_prompts)
-        groups = yield [Request(int(i), self.num_generations) for i in wanted]
+        groups = yield requests_for(wanted, self.num_generations)
         if before is not None:
             self.watch_drift(groups, before, ledger)
             self.remember(groups)
@@ -265,9 +262,6 @@ class DoPR(SharedRates):
             "select/volatility": _mean(scores.volatility, chosen),
             "select/bonus": _mean(scores.bonus, chosen),
         }
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)
 
 
 def _mean(values: NDArray[np.float32], chosen: NDArray[np.int64]) -> float:

@@ -10,6 +10,7 @@ from dopr.strategies.base import Group, StepPlan, require
 from dopr.strategies.candidates import at_least_one, requests_for
 from dopr.strategies.prediction import Array, EmbeddingStrategy, attend
 from dopr.strategies.success import to_unit
+from dopr.strategies.turns import draw_by_weight
 from dopr.stream import PromptStream
 
 
@@ -39,8 +40,7 @@ class DOTS(EmbeddingStrategy):
 
     Source: DOTS with rollout replay [2506.05316; ASTRAL-Group/data-efficient-llm-rl, V]. There a
     trained adapter projects the embeddings of a frozen model and calibrates p; here the attention
-    is over standardised embeddings of the policy, neither projected nor calibrated. Its code
-    queues all groups; its paper, and this, those with mixed outcomes.
+    is over standardised embeddings of the policy, neither projected nor calibrated.
     """
 
     name = "dots"
@@ -63,7 +63,6 @@ class DOTS(EmbeddingStrategy):
     )
     _reference_rewards: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _queue: list[Group] = field(default_factory=list, init=False, repr=False)
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(
@@ -112,8 +111,7 @@ class DOTS(EmbeddingStrategy):
     def choose(self, predicted: Array, count: int, prompts: PromptStream) -> NDArray[np.int64]:
         """Positions of `count` draws without replacement from softmax(-|p - target| / tau)."""
         logits = -np.abs(predicted - self.target) / self.tau
-        # Gumbel noise and the largest sums: the same as drawing one after the other.
-        return np.argsort(-(logits + prompts.rng.gumbel(size=len(logits))))[:count]
+        return draw_by_weight(logits, count, prompts.rng)
 
     def _predict(self, features: Array, num_candidates: int, ledger: Ledger) -> Array:
         """Predicted success rates of the candidates, whose features come first."""
@@ -135,6 +133,3 @@ class DOTS(EmbeddingStrategy):
         kept = [group for group in self._queue if group.prompt_id not in renewed] + mixed
         size = self.prompts_per_step if self.queue is None else self.queue
         self._queue = kept[max(len(kept) - size, 0) :]
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

@@ -19,7 +19,7 @@ REFILL_MARGIN = 1.25
 
 @dataclass
 class GRESO(Strategy):
-    """Skip a prompt with probability 1 - max(p^z, 0.01), z its last visits in a row without signal.
+    """Skip a prompt with probability 1 - max(p^z, 0.01), z its last groups in a row without signal.
 
     p is `p_easy` where they were all right and `p_hard` where they were all wrong; both move by
     0.01 a step, from the second epoch on, so that the share of such groups among those generated
@@ -70,7 +70,6 @@ class GRESO(Strategy):
     _hard_streak: NDArray[np.int32] = field(
         default_factory=lambda: np.empty(0, np.int32), init=False, repr=False
     )
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step, max_rounds=self.max_rounds)
@@ -163,9 +162,6 @@ class GRESO(Strategy):
             "select/easy_share": easy,
             "select/hard_share": hard,
         }
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)
 
 
 def _moved(p: float, too_many: bool) -> float:

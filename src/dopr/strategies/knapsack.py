@@ -25,10 +25,11 @@ class Knapsack(UnequalGroups):
     chance that the group is informative times what it would teach. Dynamic programming finds the
     best division of the budget, num_generations rollouts a prompt.
 
-    Three rules of the paper's code: a prompt without history gets an ordinary group; prompts at 0
-    or 1 get `min_rollouts`; and where the prompts in between need less than the budget (rollouts
-    until their group is informative with probability `confidence`), the surplus goes evenly to the
-    prompts at 0, or to those at 1 if there is none at 0.
+    Two rules of the paper's code: prompts at 0 or 1 get `min_rollouts`; and where the prompts in
+    between need less than the budget (rollouts until their group is informative with probability
+    `confidence`), the surplus goes evenly to the prompts at 0, or to those at 1 if there is none at
+    0. One of ours: a prompt without history gets an ordinary group (in the code it counts as one at
+    0 and shares the surplus).
 
     Args:
         confidence: see above; in (0, 1).

@@ -1,6 +1,6 @@
 """Learnability: roll out more prompts than needed, train on those of highest outcome variance."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,7 +37,6 @@ class LILO(Strategy):
     prompts_per_step: int = 8
     candidates_factor: int = 4
     pilots: int | None = None
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(
@@ -64,6 +63,3 @@ class LILO(Strategy):
         taken = [piloted[i] for i in chosen]
         requests = requests_for([group.prompt_id for group in taken], rest)
         return continued(taken, (yield requests)) if requests else taken
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

@@ -40,7 +40,6 @@ class MoPPS(Strategy):
     _counts: NDArray[np.float64] = field(
         default_factory=lambda: np.empty((0, 2)), init=False, repr=False
     )
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(
@@ -65,6 +64,3 @@ class MoPPS(Strategy):
         for group in groups:
             update_posterior(self._counts, group, ledger, self.decay)
         return groups
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from dopr.errors import UserError
 from dopr.ledger import Ledger
 from dopr.strategies.base import Request, StepPlan, Strategy, require
+from dopr.strategies.candidates import at_least_one
 from dopr.strategies.histories import load_history, rank_by_history, recorded_entries
 from dopr.stream import PromptStream
 
@@ -35,12 +36,8 @@ class OneShot(Strategy):
     _entries: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require(self.copies >= 1, f"copies is {self.copies}; it must be at least 1")
         require(self.prompt >= 0, f"prompt is {self.prompt}; row numbers start at 0")
-        require(
-            self.history_group_size >= 1,
-            f"history_group_size is {self.history_group_size}; it must be at least 1",
-        )
+        at_least_one(copies=self.copies, history_group_size=self.history_group_size)
         if self.history is not None:
             self.prompt = rank_by_history(self.history)[0]
             self._entries = recorded_entries(load_history(self.history))

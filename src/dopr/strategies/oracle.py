@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.ledger import Ledger
-from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy, require
+from dopr.strategies.base import Group, Measure, StepPlan, Strategy, require
+from dopr.strategies.candidates import at_least_one, requests_for
 from dopr.strategies.success import to_unit
 from dopr.stream import PromptStream
 
@@ -47,15 +48,11 @@ class Oracle(Strategy):
     target: float = 1.0
     _rates: NDArray[np.float64] | None = field(default=None, init=False, repr=False)
     _measured_at: int = field(default=0, init=False, repr=False)
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require(
-            self.prompts_per_step >= 1,
-            f"prompts_per_step is {self.prompts_per_step}; it must be at least 1",
+        at_least_one(
+            prompts_per_step=self.prompts_per_step, refresh=self.refresh, samples=self.samples
         )
-        require(self.refresh >= 1, f"refresh is {self.refresh}; it must be at least 1")
-        require(self.samples >= 1, f"samples is {self.samples}; it must be at least 1")
         require(
             self.candidates is None or self.candidates >= self.prompts_per_step,
             f"candidates is {self.candidates}; it must be at least prompts_per_step "
@@ -72,7 +69,7 @@ class Oracle(Strategy):
             self._rates[ids] = found
             self._measured_at = ledger.step
         chosen = self.choose(ledger, prompts.rng)
-        groups = yield [Request(int(i), self.num_generations) for i in chosen]
+        groups = yield requests_for(chosen, self.num_generations)
         for group in groups:
             self._mix_in(group)
         return groups
@@ -81,7 +78,8 @@ class Oracle(Strategy):
         """The `prompts_per_step` best of the prompts measured, best first."""
         assert self._rates is not None
         # Rewards of a kind not rolled out yet may have been measured already.
-        ends = (float(np.nanmin(self._rates)), float(np.nanmax(self._rates)))
+        known = self._rates[~np.isnan(self._rates)]
+        ends = (float(known.min()), float(known.max())) if known.size else ()
         rates = to_unit(self._rates, ledger, *ends)
         away = 1 - rates if self.target == 1.0 else np.power(1 - rates, self.target)
         scores = rates * away
@@ -110,6 +108,3 @@ class Oracle(Strategy):
             measured = group.mean
         total = self.samples * measured + float(scored.sum())
         self._rates[group.prompt_id] = total / (self.samples + scored.size)
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

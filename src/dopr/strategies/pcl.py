@@ -47,7 +47,6 @@ class PCL(EmbeddingStrategy):
         default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
     )
     _rewards: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(
@@ -89,6 +88,3 @@ class PCL(EmbeddingStrategy):
         _, from_end = np.unique(seen[::-1], return_index=True)
         newest = np.sort(len(seen) - 1 - from_end)[-self.window :]
         self._seen, self._rewards = seen[newest], rewards[newest]
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

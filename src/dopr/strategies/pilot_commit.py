@@ -29,9 +29,10 @@ class PilotCommit(Strategy):
 
     Each round pilots new prompts and, in the same request, commits to prompts whose pilot passed in
     an earlier round; so the first round of a run only pilots. A pilot passes where its success rate
-    lies in [defer_below, skip_above]. Above, the prompt is passed over this time; below, it is left
-    for later epochs; solved prompts are never drawn again. Passed pilots wait at most
-    `max_staleness` steps.
+    lies in [defer_below, skip_above]; any other prompt waits for its next turn in the random order
+    (the same step still, where the pool is that small), and solved ones are never drawn again. At
+    the end of a step pilots older than `max_staleness` steps are thrown away, so those committed to
+    are one step older at most, as in the official code.
 
     Args:
         prompts_per_step: B, prompts committed to.
@@ -45,7 +46,7 @@ class PilotCommit(Strategy):
             good. The source drops after one pilot, and its pilots have 16 or more rollouts; 2 of 2
             right would drop a quarter of the very prompts that are worth most. Once all prompts are
             dropped, all come back.
-        max_staleness: steps a passed pilot may wait.
+        max_staleness: see above.
         order: which of the waiting prompts are committed to first, `random` ones (official default)
             or those whose pilot had the highest `variance` (official script of the 1.5B model).
         max_rounds: rounds after which the step goes on with what there is (the official code stops
@@ -78,7 +79,6 @@ class PilotCommit(Strategy):
     _solved: NDArray[np.int64] = field(
         default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
     )
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(
@@ -153,6 +153,3 @@ class PilotCommit(Strategy):
         if self.drop_from is not None and not np.isnan(rate):
             self._solved[i] = self._solved[i] + pilot.scored.size if rate >= self.drop_from else 0
         return self.defer_below <= rate <= self.skip_above
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

@@ -1,6 +1,6 @@
 """Generate many rollouts of a prompt, train on the few whose rewards differ most."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +63,6 @@ class PODS(Strategy):
 
     prompts_per_step: int = 8
     keep: int | None = None
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step)
@@ -90,6 +89,3 @@ class PODS(Strategy):
             return group.keep(np.arange(min(count, group.num_rollouts)))
         kept = scored[max_variance_subset(group.rewards[scored], count)]
         return replace(group.keep(kept), baseline=float(group.rewards[kept].mean()))
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

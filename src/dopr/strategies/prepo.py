@@ -1,6 +1,6 @@
 """PREPO: prompts from low to high perplexity, rollouts weighted by their entropy."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from dopr.errors import unknown_name
 from dopr.ledger import Ledger
-from dopr.strategies.base import Group, Measure, Request, StepPlan, Strategy, require
+from dopr.strategies.base import Group, Measure, StepPlan, Strategy, require
+from dopr.strategies.candidates import at_least_one, requests_for
 from dopr.stream import PromptStream
 
 REFERENCES = ("group", "batch")
@@ -48,7 +49,6 @@ class PREPO(Strategy):
     prompts_per_step: int = 8
     schedule_steps: int = 200
     relative_to: Literal["group", "batch"] = "group"
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         require(
@@ -56,10 +56,7 @@ class PREPO(Strategy):
             f"prompts_per_step is {self.prompts_per_step}; it must lie between 1 and candidates "
             f"({self.candidates})",
         )
-        require(
-            self.schedule_steps >= 1,
-            f"schedule_steps is {self.schedule_steps}; it must be at least 1",
-        )
+        at_least_one(schedule_steps=self.schedule_steps)
         if self.relative_to not in REFERENCES:
             raise unknown_name("reference of the weights", str(self.relative_to), REFERENCES)
 
@@ -69,7 +66,7 @@ class PREPO(Strategy):
         perplexities = np.asarray(measured, dtype=np.float64)
         chosen = self.choose(perplexities, ledger.step)
         self._explain(perplexities[chosen], ledger.step)
-        groups = yield [Request(int(i), self.num_generations) for i in candidates[chosen]]
+        groups = yield requests_for(candidates[chosen], self.num_generations)
         return weigh_by_entropy(groups, self.relative_to)
 
     def choose(self, perplexities: NDArray[np.float64], step: int) -> NDArray[np.int64]:
@@ -90,9 +87,6 @@ class PREPO(Strategy):
         known = perplexities[np.isfinite(perplexities)]
         if known.size:
             self._last["select/perplexity"] = float(known.mean())
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)
 
 
 def weigh_by_entropy(groups: list[Group], relative_to: str = "group") -> list[Group]:

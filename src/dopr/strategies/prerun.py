@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from dopr.errors import UserError
 from dopr.ledger import Ledger
-from dopr.strategies.base import Request, StepPlan, Strategy, require
+from dopr.strategies.base import StepPlan, Strategy
+from dopr.strategies.candidates import at_least_one, requests_for
 from dopr.strategies.histories import as_table, load_history, recorded_entries
 from dopr.strategies.success import to_unit
 from dopr.strategies.turns import in_turn
@@ -45,16 +46,10 @@ class PreRun(Strategy):
     _selected: NDArray[np.int64] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require(
-            self.history_group_size >= 1,
-            f"history_group_size is {self.history_group_size}; it must be at least 1",
-        )
-        require(
-            self.prompts_per_step >= 1,
-            f"prompts_per_step is {self.prompts_per_step}; it must be at least 1",
-        )
-        require(
-            self.prerun_epochs >= 1, f"prerun_epochs is {self.prerun_epochs}; it must be at least 1"
+        at_least_one(
+            history_group_size=self.history_group_size,
+            prompts_per_step=self.prompts_per_step,
+            prerun_epochs=self.prerun_epochs,
         )
 
     def read_history(self) -> None:
@@ -90,7 +85,7 @@ class PreRun(Strategy):
             )
         chosen = in_turn(self._selected, self.prompts_per_step, ledger, prompts.rng)
         chosen = np.resize(chosen, self.prompts_per_step)
-        groups = yield [Request(int(i), self.num_generations) for i in chosen]
+        groups = yield requests_for(chosen, self.num_generations)
         return groups
 
     def _watch(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
@@ -102,7 +97,7 @@ class PreRun(Strategy):
         # The stream gives every prompt once in each stretch of the pool's size.
         epochs = (self._drawn + np.arange(len(ids))) // prompts.size
         self._drawn += len(ids)
-        groups = yield [Request(int(i), self.num_generations) for i in ids]
+        groups = yield requests_for(ids, self.num_generations)
         for group, epoch in zip(groups, epochs, strict=True):
             self._curves[group.prompt_id, epoch] = group.mean
         if self._drawn >= self.prerun_epochs * prompts.size:

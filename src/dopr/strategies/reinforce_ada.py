@@ -1,6 +1,6 @@
 """Roll out in rounds until a prompt has right and wrong answers; train on a few of each."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,6 @@ class ReinforceAda(Strategy):
     max_rounds: int = 4
     keep: int | None = None
     right_above: float = 0.7
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step, max_rounds=self.max_rounds)
@@ -104,6 +103,3 @@ class ReinforceAda(Strategy):
         rewards = to_unit(group.rewards, ledger)
         right, wrong = rewards > self.right_above, rewards <= self.right_above
         return np.flatnonzero(right), np.flatnonzero(wrong)
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

@@ -6,7 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.ledger import Ledger
-from dopr.strategies.base import Group, Request, StepPlan, Strategy, require
+from dopr.strategies.base import Group, StepPlan, Strategy, require
+from dopr.strategies.candidates import at_least_one, requests_for
 from dopr.strategies.turns import in_turn, softmax
 from dopr.stream import PromptStream
 
@@ -42,13 +43,9 @@ class SEC(Strategy):
     temperature: float = 1.0
     fade_absent: bool = False
     _values: NDArray[np.float64] | None = field(default=None, init=False, repr=False)
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        require(
-            self.prompts_per_step >= 1,
-            f"prompts_per_step is {self.prompts_per_step}; it must be at least 1",
-        )
+        at_least_one(prompts_per_step=self.prompts_per_step)
         require(
             0 < self.learning_rate <= 1,
             f"learning_rate is {self.learning_rate}; it must lie in (0, 1]",
@@ -72,10 +69,8 @@ class SEC(Strategy):
             "select/likeliest_category": float(kinds[np.argmax(chances)]),
             "select/likeliest_chance": float(chances.max()),
         }
-        groups = yield [
-            Request(int(i), self.num_generations)
-            for i in prompts.rng.permuted(np.concatenate(chosen))
-        ]
+        mingled = prompts.rng.permuted(np.concatenate(chosen))
+        groups = yield requests_for(mingled, self.num_generations)
         self.learn(groups, kind_of)
         return groups
 
@@ -111,9 +106,6 @@ class SEC(Strategy):
         for kind, sizes in yields.items():
             gain = float(np.mean(sizes)) - self._values[kind]
             self._values[kind] += self.learning_rate * gain
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)
 
 
 def advantage_size(group: Group) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.ledger import Ledger
-from dopr.strategies.base import Group
+from dopr.strategies.base import Group, require
 from dopr.strategies.gaussian_process import posterior
 from dopr.strategies.prediction import EmbeddingStrategy
 from dopr.strategies.success import to_unit
@@ -109,6 +109,12 @@ class SharedRates(EmbeddingStrategy):
     # patience of one step.
     _moved: float = field(default=0.0, init=False, repr=False)
     _movable: float = field(default=0.0, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("patience", "prior_rollouts", "signal_std"):
+            value = getattr(self, name)
+            require(value is None or value > 0, f"{name} is {value}; it must be positive")
+        require(self.memory >= 1, f"memory is {self.memory}; it must be at least 1")
 
     def remember(self, groups: list[Group]) -> None:
         """Keep finished groups for the prediction, of each prompt the newest."""

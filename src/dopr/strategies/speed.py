@@ -52,7 +52,6 @@ class SPEED(Strategy):
     max_rounds: int = 10
     _waiting: list[Group] = field(default_factory=list, init=False, repr=False)
     _whole: list[Group] = field(default_factory=list, init=False, repr=False)
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(
@@ -84,6 +83,3 @@ class SPEED(Strategy):
         if passed or blank:
             self._last["select/pilots_passed"] = passed / (passed + len(blank))
         return batch or blank[: self.prompts_per_step]
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)

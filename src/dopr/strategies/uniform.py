@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from dopr.ledger import Ledger
-from dopr.strategies.base import Request, StepPlan, Strategy, require
+from dopr.strategies.base import StepPlan, Strategy
+from dopr.strategies.candidates import at_least_one, requests_for
 from dopr.stream import PromptStream
 
 
@@ -26,12 +27,10 @@ class Uniform(Strategy):
     prompts_per_step: int | None = None
 
     def __post_init__(self) -> None:
-        require(
-            self.prompts_per_step is None or self.prompts_per_step >= 1,
-            f"prompts_per_step is {self.prompts_per_step}; it must be at least 1",
-        )
+        if self.prompts_per_step is not None:
+            at_least_one(prompts_per_step=self.prompts_per_step)
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         chosen = prompts.draw(self.prompts_per_step or 1)
-        groups = yield [Request(int(i), self.num_generations) for i in chosen]
+        groups = yield requests_for(chosen, self.num_generations)
         return groups

@@ -61,7 +61,6 @@ class VCRL(Strategy):
     _priorities: NDArray[np.float64] = field(
         default_factory=lambda: np.empty(0), init=False, repr=False
     )
-    _last: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step)
@@ -116,6 +115,3 @@ class VCRL(Strategy):
         gone = set(positions)
         self._groups = [group for i, group in enumerate(self._groups) if i not in gone]
         self._priorities = np.delete(self._priorities, positions)
-
-    def metrics(self) -> dict[str, float]:
-        return dict(self._last)
