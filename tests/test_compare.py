@@ -312,6 +312,33 @@ def test_side_by_side_makes_every_run_once(
     assert cli.main([*command, "--jobs", "0"]) == 2
 
 
+SILENT = """
+from dataclasses import dataclass
+from dopr import Strategy
+
+@dataclass
+class Silent(Strategy):
+    name, summary, source, mark = "silent", "never asks for a rollout", "test", "I"
+
+    def step(self, prompts, ledger):
+        return []
+        yield
+"""
+
+
+@pytest.mark.parametrize("jobs", [[], ["--jobs", "1"]])
+def test_a_run_that_ends_before_its_budget_stops_the_comparison(
+    config: Path, tmp_path: Path, capfd: pytest.CaptureFixture, jobs: list[str]
+) -> None:
+    (tmp_path / "silent.py").write_text(SILENT)
+    mapping = json.loads(config.read_text())
+    mapping["strategies"] = {"silent": {"strategy": f"{tmp_path / 'silent.py'}:Silent"}}
+    mapping.pop("tuning")
+    config.write_text(json.dumps(mapping))
+    assert cli.main(["compare", "--config", str(config), "--quiet", *jobs]) == 2
+    assert "before its budget was spent" in capfd.readouterr().err
+
+
 def test_compare_runs_resumes_and_reports(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -54,6 +54,24 @@ def test_a_strategy_given_as_an_object_takes_the_trainers_group_size(tmp_path: P
         with_object(tmp_path, MoPPS(prompts_per_step=2.5))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["uniform", "dopr", "one_shot", "greso"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_pool_smaller_than_the_batch_is_trained_on(tmp_path: Path, name: str, size: int) -> None:
+    options = {"strategy": name, "max_steps": 3, "steps_per_generation": 4}
+    made = DoPRTrainer(
+        make_model(),
+        digits_reward,
+        DoPRConfig(**(settings(tmp_path) | options)),
+        make_dataset(size),
+        processing_class=make_tokenizer(),
+    )
+    assert made.args.generation_batch_size // made.num_generations > size
+    before = parameters(made.model).clone()
+    made.train()
+    assert made.state.global_step == 3 and made.driver.spent.rollouts > 0
+    assert not torch.equal(parameters(made.model), before)
+
+
 def test_the_discount_of_what_is_known_can_be_set(tmp_path: Path) -> None:
     made = trainer(tmp_path, "one_shot", advantage_estimator="dbb", ledger_discount=0.5)
     made.train()

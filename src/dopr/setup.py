@@ -4,6 +4,7 @@ import importlib.util
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import Dataset
@@ -16,6 +17,8 @@ from dopr.pool import prompt_categories
 from dopr.strategies import Strategy, Uniform, make_strategy
 from dopr.strategies.base import UsualSize, check_options
 from dopr.stream import OfferedStream, PromptStream
+
+ROW_NUMBER = "dopr_row"  # column with a prompt's row, where the loader's order is used
 
 
 def check_engine(use_vllm: bool) -> None:
@@ -68,6 +71,26 @@ def check_pool(pool: Any) -> None:
         )
     if len(pool) == 0:
         raise UserError("train_dataset is empty; give at least one prompt")
+
+
+def loader_rows(pool: Dataset, stream: PromptStream, args: Any) -> Dataset:
+    """What TRL's loader goes through: the pool, repeated where it does not fill a batch.
+
+    Of a pool smaller than a batch TRL's sampler makes no batch at all, and training would end at
+    once.
+
+    Args:
+        pool: the training prompts.
+        stream: of the driver; one that goes by the loader's order needs the rows' numbers.
+        args: TRL's settings, read for group size and batch.
+    """
+    rows = pool
+    if isinstance(stream, OfferedStream):
+        rows = rows.add_column(ROW_NUMBER, list(range(len(rows))))
+    wanted = args.generation_batch_size // args.num_generations
+    if len(rows) < wanted:
+        rows = rows.select(np.resize(np.arange(len(rows)), wanted))
+    return rows
 
 
 def make_driver(

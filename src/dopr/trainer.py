@@ -42,13 +42,12 @@ from dopr.rounds import (
 )
 from dopr.runlog import StepClock, StepLog, choice_metrics, totals
 from dopr.schedule import run_over_rollouts, share_over
-from dopr.setup import check_engine, check_pool, make_driver
+from dopr.setup import ROW_NUMBER, check_engine, check_pool, loader_rows, make_driver
 from dopr.strategies import Group, Measure, Request, Strategy
 from dopr.stream import OfferedStream
 from dopr.tables import clear_table, correct_advantages
 
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-_ROW = "dopr_row"  # column with a prompt's row number, only where the loader's order is used
 
 
 class DoPRTrainer(GRPOTrainer):
@@ -95,8 +94,7 @@ class DoPRTrainer(GRPOTrainer):
         self.training_seconds = 0.0
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
         self.driver = make_driver(strategy, self._settings, self._pool, self.args)
-        if isinstance(self.driver.stream, OfferedStream):
-            self.train_dataset = train_dataset.add_column(_ROW, list(range(len(train_dataset))))
+        self.train_dataset = loader_rows(self._pool, self.driver.stream, self.args)
         self.add_callback(StepClock(self))
         self._step_log = StepLog(Path(self.args.output_dir) / "metrics.jsonl")
         self._micro_batches: list[dict[str, Any]] | None = None
@@ -122,7 +120,7 @@ class DoPRTrainer(GRPOTrainer):
 
     def _loader_order(self, inputs: list[dict[str, Any]]) -> NDArray[np.int64]:
         """The prompts of the loader's batch over all processes, each once."""
-        rows = gather_object([row[_ROW] for row in inputs])
+        rows = gather_object([row[ROW_NUMBER] for row in inputs])
         return np.asarray(rows[:: self.num_generations], dtype=np.int64)
 
     def _roll_out(self, requests: list[Request]) -> list[Group]:

@@ -94,11 +94,22 @@ def open_folder(plan: ComparePlan) -> None:
 
 
 def run_training(settings: TrainSettings, label: str, quiet: bool) -> TrainResult | None:
-    """One run, from where it was left; None when a signal stopped it."""
+    """One run, from where it was left; None when a signal stopped it.
+
+    Raises:
+        UserError: the folder holds a run of other settings, or the run ended before its budget.
+    """
     _refuse_other_settings(settings)
     result = train(settings, resume=True, quiet=quiet, label=label, report=False)
     gc.collect()
-    return result if result.finished else None
+    if not result.finished:
+        return None
+    if not settings.is_spent(dataclasses.asdict(result)):
+        raise UserError(
+            f"run {label!r} ended after {result.steps} steps and {result.rollouts} rollouts, "
+            "before its budget was spent; its strategy has stopped asking for rollouts"
+        )
+    return result
 
 
 def _refuse_other_settings(settings: TrainSettings) -> None:
