@@ -33,20 +33,29 @@ def pool_size(comparison: dict[str, Any]) -> int:
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    """Comparisons by family, with the dataset that their runs chose from."""
+    """Comparisons by family, with the dataset that their runs chose from and their curves."""
     found = {}
     for file in sorted(folder.glob("*/comparison.json")):
         config = yaml.safe_load((file.parent / "config.yaml").read_text())
         found[file.parent.name] = json.loads(file.read_text()) | {
-            "dataset": config["base"]["dataset"]
+            "dataset": config["base"]["dataset"],
+            "curves": json.loads((file.parent / "curves.json").read_text()),
         }
     return found
 
 
+def accuracies(comparison: dict[str, Any], name: str) -> list[list[float]]:
+    """Each run's evaluations."""
+    return [[row["avg@k"] for row in run] for run in comparison["curves"][name].values()]
+
+
 def rows(comparison: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
-    """(prompts, the strategy's entry), fewest first."""
+    """(prompts, the strategy's entry and the highest evaluation of its runs), fewest first."""
     pool = pool_size(comparison)
-    found = [(size_of(name, pool), entry) for name, entry in comparison["strategies"].items()]
+    found = []
+    for name, entry in comparison["strategies"].items():
+        highest = float(np.median([max(run) for run in accuracies(comparison, name)]))
+        found.append((size_of(name, pool), entry | {"highest": highest}))
     return sorted(found, key=lambda row: row[0])
 
 
@@ -54,12 +63,12 @@ def cell(entry: dict[str, Any]) -> str:
     final, cost = entry["final"], entry["rollouts_to_target"]
     median = "missed" if cost["median"] is None else f"{cost['median']:,.0f}"
     reached = f"{cost['reached']}/{len(cost['per_seed'])}"
-    return (
-        f"{final['median']:.3f} ({final['low']:.3f} to {final['high']:.3f}); {median} ({reached})"
-    )
+    spread = f"{final['median']:.3f} ({final['low']:.3f} to {final['high']:.3f})"
+    return f"{spread}; {entry['highest']:.3f}; {median} ({reached})"
 
 
 def table(families: dict[str, dict[str, Any]]) -> str:
+    """Markdown: final accuracy; highest evaluation; rollouts to the target (seeds that reached)."""
     heads = [f"{name}, to {c['target']['value']:g}" for name, c in families.items()]
     lines = ["| prompts | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
     by_family = [dict(rows(comparison)) for comparison in families.values()]
@@ -70,7 +79,7 @@ def table(families: dict[str, dict[str, Any]]) -> str:
 
 
 def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
-    """Final accuracy against the number of prompts; dotted: before training."""
+    """Final accuracy against the number of prompts; dotted: before training, hollow: highest."""
     figure, axes = plt.subplots(figsize=(6.4, 4.0))
     for number, (family, comparison) in enumerate(families.items()):
         colour = COLOURS[number % len(COLOURS)]
@@ -82,12 +91,14 @@ def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
         axes.errorbar(
             sizes, middle, [middle - low, high - middle], color=colour, marker="o", label=family
         )
-        curves = json.loads((folder / family / "curves.json").read_text())
-        start = np.median([run[0]["avg@k"] for run in curves["all"].values()])
-        axes.axhline(float(start), color=colour, linestyle=":", linewidth=1)
+        start = float(np.median([run[0] for run in accuracies(comparison, "all")]))
+        axes.axhline(start, color=colour, linestyle=":", linewidth=1)
+        highest = [entry["highest"] for _, entry in found]
+        axes.plot(sizes, highest, color=colour, linestyle="", marker="^", fillstyle="none")
     axes.set_xscale("log", base=2)
     axes.set_xlabel("training prompts (log scale)")
     axes.set_ylabel("final accuracy, median over seeds")
+    axes.set_title("dotted: before training; hollow: highest on the way", fontsize=9)
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
     figure.tight_layout()
