@@ -1,6 +1,7 @@
 """Every strategy trains a real (tiny) model: rollouts, measures, replays, resuming."""
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,17 @@ import torch
 from tests.tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
 from dopr import DoPRConfig, DoPRTrainer, UserError
-from dopr.strategies import PRESETS, STRATEGIES, MoPPS, OneShot, Uniform
+from dopr.strategies import (
+    PRESETS,
+    STRATEGIES,
+    Group,
+    MoPPS,
+    OneShot,
+    Request,
+    StepPlan,
+    Strategy,
+    Uniform,
+)
 
 NAMES = sorted([*STRATEGIES, *PRESETS])
 
@@ -70,6 +81,27 @@ def test_a_pool_smaller_than_the_batch_is_trained_on(tmp_path: Path, name: str, 
     made.train()
     assert made.state.global_step == 3 and made.driver.spent.rollouts > 0
     assert not torch.equal(parameters(made.model), before)
+
+
+@dataclass
+class Hoarder(Strategy):
+    """Trains on the group of the step before."""
+
+    name, summary, source, mark = "hoarder", "one step late", "test", "I"
+    _old: list[Group] = field(default_factory=list, init=False)
+
+    def step(self, prompts: Any, ledger: Any) -> StepPlan:
+        fresh = yield [Request(int(prompts.draw(1)[0]), self.num_generations)]
+        self._old, old = fresh, self._old
+        return old or fresh
+
+
+def test_old_groups_are_trained_on_only_where_the_strategy_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="replays = True"):
+        with_object(tmp_path / "a", Hoarder()).train()
+    saying = with_object(tmp_path / "b", type("Saying", (Hoarder,), {"replays": True})())
+    saying.train()
+    assert saying.state.global_step == 4
 
 
 def test_the_discount_of_what_is_known_can_be_set(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from dopr import batching
 from dopr.answers import disagreement
-from dopr.strategies import Group, Request
+from dopr.errors import UserError
+from dopr.strategies import Group, Request, Strategy
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -96,6 +97,24 @@ def trl_advantages_hold(kept: Sequence[Group]) -> bool:
     """
     holds: bool = kept[0].handle[0].round.advantages_hold
     return holds and all(group.baseline is None and group.weights is None for group in kept)
+
+
+def check_fresh(kept: Sequence[Group], strategy: Strategy, step: int) -> None:
+    """Refuse rollouts of earlier steps whose log-probabilities nobody has kept.
+
+    Args:
+        kept: the groups to train on.
+        strategy: which returned them.
+        step: the step just made.
+
+    Raises:
+        UserError: it returns such groups without saying so beforehand.
+    """
+    if not strategy.replays and any(group.step != step for group in kept):
+        raise UserError(
+            f"strategy {strategy.name!r} returns groups of earlier steps; set its class attribute "
+            "replays = True, so that the log-probabilities of its rollouts are kept"
+        )
 
 
 def make_groups(

@@ -34,6 +34,7 @@ from dopr.pool import prompt_names
 from dopr.processes import check_same_choice, own_share
 from dopr.rounds import (
     Round,
+    check_fresh,
     is_plain_batch,
     make_groups,
     pack_handle,
@@ -114,7 +115,9 @@ class DoPRTrainer(GRPOTrainer):
         if isinstance(self.driver.stream, OfferedStream):
             self.driver.stream.offer(self._loader_order(inputs))
         self._entropy_totals.flush(self.driver.ledger)
+        step = self.driver.ledger.step
         outcome = self.driver.step(self._roll_out, self._measure)
+        check_fresh(outcome.kept, self.driver.strategy, step)
         self._log_choice(outcome)
         return self._assemble(outcome)
 
