@@ -111,7 +111,9 @@ def with_longer_budgets(families: dict[str, Any], longer: dict[str, Any]) -> dic
                 for family, c in longer.items()
                 if name in c["strategies"]
             },
-            "dopr_against": pooled(families | longer, name),
+            "dopr_against": pooled(families | longer, name)
+            if any(name in c["strategies"] for c in families.values())
+            else None,
         }
         for name in names
     }
@@ -209,7 +211,8 @@ def _longer_table(longer: dict[str, Any]) -> list[str]:
         for family, found in entry["families"].items():
             label = f"`{name}`, {family}, {found['budget']:,.0f}"
             lines.append(f"| {label} | {_cost(found)} | {_both(found['dopr_against'])} |")
-        lines.append(f"| `{name}`, all families | | {_both(entry['dopr_against'])} |")
+        if entry["dopr_against"]:
+            lines.append(f"| `{name}`, all families | | {_both(entry['dopr_against'])} |")
     return [*lines, ""]
 
 
