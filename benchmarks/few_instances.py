@@ -15,10 +15,11 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 import matplotlib.pyplot as plt
 import numpy as np
 import yaml
+
+plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
 

@@ -16,9 +16,10 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 import matplotlib.pyplot as plt
 import numpy as np
+
+plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 
 KEYS = ("step", "rollouts_total", "generated_tokens_total", "wall_s", "avg@k", "pass@k")
 # Okabe and Ito's palette: told apart by colour-blind readers too.

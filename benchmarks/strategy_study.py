@@ -17,11 +17,12 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-matplotlib.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 import matplotlib.pyplot as plt
 import numpy as np
 
 from dopr.compare.statistics import median_with_interval, ratios
+
+plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 
 COLOURS = {
     "grpo": "#999999",
