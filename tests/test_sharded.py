@@ -6,12 +6,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from cli_tools import rows_of, words
+from dopr.errors import UserError
+from dopr.microbatches import cut_micro_batches
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).parent / "sharded_script.py"
@@ -35,6 +39,18 @@ def launch(settings: Path | None, arguments: list[str]) -> subprocess.CompletedP
         # The second name is DeepSpeed's.
         env=os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
     )
+
+
+def test_deepspeed_is_not_given_a_step_without_rollouts() -> None:
+    args = SimpleNamespace(steps_per_generation=2, gradient_accumulation_steps=2)
+    accelerator = SimpleNamespace(
+        num_processes=1, process_index=0, device="cpu", distributed_type=DistributedType.NO
+    )
+    micro_batches = cut_micro_batches([], args, accelerator, "dapo", 0)
+    assert [list(piece) for piece in micro_batches] == [["dopr_skip"]] * 2
+    accelerator.distributed_type = DistributedType.DEEPSPEED
+    with pytest.raises(UserError, match="DeepSpeed cannot skip an update"):
+        cut_micro_batches([], args, accelerator, "dapo", 0)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 
 from dopr import batching
+from dopr.errors import UserError
 from dopr.rounds import Round
 from dopr.strategies import Group
 
@@ -67,11 +69,20 @@ def cut_micro_batches(
         accelerator: the processes.
         loss_type: TRL's name of the loss.
         pad_token_id: for completions of unequal length.
+
+    Raises:
+        UserError: there is nothing to train on, under DeepSpeed.
     """
     steps, processes = args.steps_per_generation, accelerator.num_processes
     skip = {"dopr_skip": torch.ones(())}
     parts, per_process = _local_rows(trained, accelerator)
     total = int(per_process.sum())
+    sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if total == 0 and sharded:
+        raise UserError(
+            "a step kept no rollouts to train on, and DeepSpeed cannot skip an update; use FSDP2 or "
+            "whole copies, and leave empty_update at `take`"
+        )
     if total == 0:
         return [skip] * steps
     batch = batching.concatenate(parts, pad_token_id)
@@ -90,7 +101,18 @@ def cut_micro_batches(
             share = loss_mask(piece).sum() / tokens.clamp(min=1)
             piece["dopr_scale"] = share * steps * processes
         micro_batches.append(piece)
+    if sharded:
+        skip = _without_weight(micro_batches[0])
     return [skip] * (steps - pieces) + micro_batches
+
+
+def _without_weight(piece: dict[str, Any]) -> dict[str, Any]:
+    """A micro-batch that goes through the model for nothing: DeepSpeed reduces gradients after each
+    one and fails where there are none.
+    """
+    kept = {name: value for name, value in piece.items() if name != "dopr_prompt"}
+    nothing = torch.zeros_like(piece["advantages"])
+    return kept | {"advantages": nothing, "dopr_scale": torch.zeros(())}
 
 
 def _local_rows(
