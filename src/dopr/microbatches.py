@@ -80,8 +80,8 @@ def cut_micro_batches(
     sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
     if total == 0 and sharded:
         raise UserError(
-            "a step kept no rollouts to train on, and DeepSpeed cannot skip an update; use FSDP2 or "
-            "whole copies, and leave empty_update at `take`"
+            "a step kept no rollouts to train on, and DeepSpeed cannot skip an update; use FSDP2 "
+            "or whole copies, and leave empty_update at `take`"
         )
     if total == 0:
         return [skip] * steps
