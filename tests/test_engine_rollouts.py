@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.utils import DistributedType
 
 from dopr import Group, Request, Strategy, UserError
 from dopr.microbatches import cut_micro_batches
@@ -156,7 +157,11 @@ def fake_round(rows: int, width: int, per_token: bool, engine: bool = True) -> R
 
 def cut(groups: list[Group], size: int = 4, steps: int = 4) -> list[dict[str, Any]]:
     accelerator = SimpleNamespace(
-        num_processes=1, process_index=0, device=torch.device("cpu"), gather=lambda t: t
+        num_processes=1,
+        process_index=0,
+        device=torch.device("cpu"),
+        gather=lambda t: t,
+        distributed_type=DistributedType.NO,
     )
     args = SimpleNamespace(
         steps_per_generation=steps,
