@@ -139,9 +139,10 @@ def table(comparison: dict[str, Any], curves: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def spread(entry: dict[str, Any], form: str) -> str:
+def spread(entry: dict[str, Any], form: str, missed: str = "missed") -> str:
+    """A median with its interval; `≤` before a ratio to runs that missed the target."""
     if entry["median"] is None:
-        return "missed"
+        return missed
     ends = ["inf" if entry[end] is None else format(entry[end], form) for end in ("low", "high")]
     sign = "≤ " if entry.get("bounded") else ""
     return f"{sign}{format(entry['median'], form)} ({ends[0]} to {ends[1]})"

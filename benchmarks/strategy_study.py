@@ -19,6 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from publish_comparison import spread
 
 from dopr.compare.statistics import median_with_interval, ratios
 
@@ -248,11 +249,7 @@ def _cost(entry: dict[str, Any] | None) -> str:
 
 
 def _spread(entry: dict[str, Any], form: str) -> str:
-    if entry["median"] is None:
-        return "`dopr` missed"
-    ends = ["inf" if entry[e] is None else format(entry[e], form) for e in ("low", "high")]
-    sign = "≤ " if entry.get("bounded") else ""
-    return f"{sign}{format(entry['median'], form)} ({ends[0]} to {ends[1]})"
+    return spread(entry, form, missed="`dopr` missed")
 
 
 def draw(folder: Path, pool: str, families: dict[str, Any]) -> None:

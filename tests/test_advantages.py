@@ -52,6 +52,19 @@ def test_leave_one_out_leaves_out_of_the_rollouts_that_are_trained_on() -> None:
     assert advantages[joined.kept] == pytest.approx([1.0, -0.25, -0.25, -0.25, -0.25])
 
 
+def test_leave_one_out_of_the_whole_group_where_its_mean_is_the_baseline() -> None:
+    # As Reinforce-Ada keeps a few of many: the others of 1 are 0, 0, 0, whether kept or not.
+    few = Group(
+        0,
+        np.array([1.0, 0, 0, 0]),
+        np.ones(4, np.int64),
+        kept=np.array([0, 1]),
+        baseline=0.25,
+    )
+    (advantages,) = compute_advantages([few], Ledger(1), "leave_one_out", scale="none")
+    assert advantages == pytest.approx([1.0, -1 / 3, -1 / 3, -1 / 3])
+
+
 def test_discounted_beta_bernoulli_by_hand() -> None:
     # Beta(1, 1), discount 0.5; visit 1: 2 of 4 -> (2.5, 2.5); visit 2: 4 of 4 -> (5.25, 1.25).
     ledger = Ledger(1, discount=0.5)

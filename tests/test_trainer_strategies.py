@@ -25,30 +25,20 @@ from dopr.strategies import (
 NAMES = sorted([*STRATEGIES, *PRESETS])
 
 
-def trainer(folder: Path, name: str, **changes: Any) -> DoPRTrainer:
-    options: dict[str, Any] = {"strategy": name, "scale_rewards": "none", "max_steps": 6}
+def trainer(folder: Path, strategy: Strategy | str, rows: int = 24, **changes: Any) -> DoPRTrainer:
+    options: dict[str, Any] = {"scale_rewards": "none", "max_steps": 6}
     return DoPRTrainer(
         make_model(),
         digits_reward,
         DoPRConfig(**(settings(folder) | options | changes)),
-        make_dataset(24),
+        make_dataset(rows),
         processing_class=make_tokenizer(),
+        strategy=strategy,
     )
 
 
 def parameters(model: Any) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
-
-
-def with_object(folder: Path, strategy: Any, **changes: Any) -> DoPRTrainer:
-    return DoPRTrainer(
-        make_model(),
-        digits_reward,
-        DoPRConfig(**(settings(folder) | changes)),
-        make_dataset(24),
-        processing_class=make_tokenizer(),
-        strategy=strategy,
-    )
 
 
 def test_a_strategy_given_as_an_object_takes_the_trainers_group_size(tmp_path: Path) -> None:
@@ -59,23 +49,16 @@ def test_a_strategy_given_as_an_object_takes_the_trainers_group_size(tmp_path: P
         (Uniform(), usual),
         (OneShot(num_generations=8), 8),
     ):
-        made = with_object(tmp_path, strategy)
+        made = trainer(tmp_path, strategy)
         assert made.driver.strategy.num_generations == size
     with pytest.raises(UserError, match="it must be a whole number"):
-        with_object(tmp_path, MoPPS(prompts_per_step=2.5))  # type: ignore[arg-type]
+        trainer(tmp_path, MoPPS(prompts_per_step=2.5))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["uniform", "dopr", "one_shot", "greso"])
 @pytest.mark.parametrize("size", [1, 3])
 def test_a_pool_smaller_than_the_batch_is_trained_on(tmp_path: Path, name: str, size: int) -> None:
-    options = {"strategy": name, "max_steps": 3, "steps_per_generation": 4}
-    made = DoPRTrainer(
-        make_model(),
-        digits_reward,
-        DoPRConfig(**(settings(tmp_path) | options)),
-        make_dataset(size),
-        processing_class=make_tokenizer(),
-    )
+    made = trainer(tmp_path, name, rows=size, max_steps=3, steps_per_generation=4)
     assert made.args.generation_batch_size // made.num_generations > size
     before = parameters(made.model).clone()
     made.train()
@@ -98,10 +81,10 @@ class Hoarder(Strategy):
 
 def test_old_groups_are_trained_on_only_where_the_strategy_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="replays = True"):
-        with_object(tmp_path / "a", Hoarder()).train()
-    saying = with_object(tmp_path / "b", type("Saying", (Hoarder,), {"replays": True})())
+        trainer(tmp_path / "a", Hoarder()).train()
+    saying = trainer(tmp_path / "b", type("Saying", (Hoarder,), {"replays": True})())
     saying.train()
-    assert saying.state.global_step == 4
+    assert saying.state.global_step == 6
 
 
 def test_the_discount_of_what_is_known_can_be_set(tmp_path: Path) -> None:

@@ -94,8 +94,8 @@ def _group(group: Group, ledger: Ledger) -> Array:
 
 
 def _leave_one_out(group: Group, ledger: Ledger) -> Array:
-    """Of the rollouts trained on, where the strategy has said what to compare them with."""
-    if group.baseline is None or group.kept is None:
+    """Among the rollouts whose mean is the baseline: all of the group, or those that are kept."""
+    if group.baseline is None or group.kept is None or np.isclose(group.baseline, group.mean):
         return leave_one_out(group.rewards)
     return _against_others(group.rewards, group.baseline, group.rewards[group.kept])
 

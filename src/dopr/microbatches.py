@@ -77,8 +77,8 @@ def cut_micro_batches(
     skip = {"dopr_skip": torch.ones(())}
     parts, per_process = _local_rows(trained, accelerator)
     total = int(per_process.sum())
-    sharded = accelerator.distributed_type == DistributedType.DEEPSPEED
-    if total == 0 and sharded:
+    with_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+    if total == 0 and with_deepspeed:
         raise UserError(
             "a step kept no rollouts to train on, and DeepSpeed cannot skip an update; use FSDP2 "
             "or whole copies, and leave empty_update at `take`"
@@ -101,7 +101,7 @@ def cut_micro_batches(
             share = loss_mask(piece).sum() / tokens.clamp(min=1)
             piece["dopr_scale"] = share * steps * processes
         micro_batches.append(piece)
-    if sharded:
+    if with_deepspeed:
         skip = _without_weight(micro_batches[0])
     return [skip] * (steps - pieces) + micro_batches
 

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
+from numpy.typing import NDArray
 
 from dopr.config import Selection
 from dopr.driver import Driver
@@ -18,7 +19,7 @@ from dopr.strategies import Strategy, Uniform, make_strategy
 from dopr.strategies.base import UsualSize, check_options
 from dopr.stream import OfferedStream, PromptStream
 
-ROW_NUMBER = "dopr_row"  # column with a prompt's row, where the loader's order is used
+_ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
 
 
 def check_engine(use_vllm: bool) -> None:
@@ -86,11 +87,22 @@ def loader_rows(pool: Dataset, stream: PromptStream, args: Any) -> Dataset:
     """
     rows = pool
     if isinstance(stream, OfferedStream):
-        rows = rows.add_column(ROW_NUMBER, list(range(len(rows))))
+        rows = rows.add_column(_ROW, list(range(len(rows))))
     wanted = args.generation_batch_size // args.num_generations
     if len(rows) < wanted:
         rows = rows.select(np.resize(np.arange(len(rows)), wanted))
     return rows
+
+
+def loader_order(inputs: list[dict[str, Any]], num_generations: int) -> NDArray[np.int64]:
+    """The prompts of the loader's batch over all processes, each once, as row numbers; shape (k,).
+
+    Args:
+        inputs: this process's rows of `loader_rows`, each prompt `num_generations` times.
+        num_generations: rollouts of a prompt.
+    """
+    rows = gather_object([row[_ROW] for row in inputs])
+    return np.asarray(rows[::num_generations], dtype=np.int64)
 
 
 def make_driver(

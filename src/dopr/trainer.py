@@ -43,7 +43,7 @@ from dopr.rounds import (
 )
 from dopr.runlog import StepClock, StepLog, choice_metrics, totals
 from dopr.schedule import run_over_rollouts, share_over
-from dopr.setup import ROW_NUMBER, check_engine, check_pool, loader_rows, make_driver
+from dopr.setup import check_engine, check_pool, loader_order, loader_rows, make_driver
 from dopr.strategies import Group, Measure, Request, Strategy
 from dopr.stream import OfferedStream
 from dopr.tables import clear_table, correct_advantages
@@ -113,18 +113,14 @@ class DoPRTrainer(GRPOTrainer):
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
         if isinstance(self.driver.stream, OfferedStream):
-            self.driver.stream.offer(self._loader_order(inputs))
+            assert self.num_generations is not None  # TRL fills it in
+            self.driver.stream.offer(loader_order(inputs, self.num_generations))
         self._entropy_totals.flush(self.driver.ledger)
         step = self.driver.ledger.step
         outcome = self.driver.step(self._roll_out, self._measure)
         check_fresh(outcome.kept, self.driver.strategy, step)
         self._log_choice(outcome)
         return self._assemble(outcome)
-
-    def _loader_order(self, inputs: list[dict[str, Any]]) -> NDArray[np.int64]:
-        """The prompts of the loader's batch over all processes, each once."""
-        rows = gather_object([row[ROW_NUMBER] for row in inputs])
-        return np.asarray(rows[:: self.num_generations], dtype=np.int64)
 
     def _roll_out(self, requests: list[Request]) -> list[Group]:
         """Generate and score one round of requests with TRL; the same groups on every process."""
