@@ -22,22 +22,13 @@ def contains_answer(completions, answer, **columns):
 
 def main() -> None:
     model, data, output_dir = sys.argv[1:4]
-    on_gpu = torch.cuda.is_available()
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=contains_answer,
         args=GRPOConfig(
             output_dir=output_dir,
             max_steps=5,
-            per_device_train_batch_size=8,
-            num_generations=4,
-            max_completion_length=16,
-            learning_rate=1e-5,
-            logging_steps=1,
-            report_to="none",
-            use_cpu=not on_gpu,
-            bf16=on_gpu,
-            gradient_checkpointing=False,
+            use_cpu=not torch.cuda.is_available(),
         ),
         train_dataset=load_dataset("json", data_files=data, split="train"),
     )

@@ -120,6 +120,9 @@ def sample(
 ) -> torch.Tensor:
     """One completion for each row, as `generate` asks a decoding loop for it.
 
+    The tokens after the prompt are read in the precision in which the model's own forward pass
+    read the prompt, be it wrapped in autocast (as accelerate wraps it) or not.
+
     Args:
         input_ids: left-padded prompts, shape (rows, tokens).
         logits_processor: temperature and other changes of the logits.
@@ -130,14 +133,28 @@ def sample(
     Returns:
         Prompts and completions, shape (rows, up to the longest length); ended rows are padded.
     """
-    rows, start = input_ids.shape
-    end, device = stopping_criteria.max_length, input_ids.device
+    end = stopping_criteria.max_length
     assert end is not None  # `generate` always sets one
-    ended = _end_test(stopping_criteria, device)
+    ended = _end_test(stopping_criteria, input_ids.device)
     decoder = _Decoder(model, end, exact)
     logits = decoder.prefill(
         input_ids, model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
     )
+    with decoder.precision:
+        return _continue(decoder, input_ids, logits, logits_processor, ended, generation_config)
+
+
+def _continue(
+    decoder: "_Decoder",
+    input_ids: torch.Tensor,
+    logits: torch.Tensor,
+    logits_processor: Any,
+    ended: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    generation_config: GenerationConfig,
+) -> torch.Tensor:
+    """Token after token, from the logits of the first; what `sample` returns."""
+    (rows, start), end, device = input_ids.shape, decoder.end, input_ids.device
+    exact = decoder.exact
     pad = generation_config.pad_token_id or 0
     tokens = input_ids.new_full((rows, end), pad)
     tokens[:, :start] = input_ids
@@ -212,6 +229,8 @@ class _Decoder:
         self.cache, self.end = Cache(layers=[*self.rooms]), end
         self.mask: torch.Tensor | None = None  # (rows, end), False for padding
         self.padding: torch.Tensor | None = None  # (rows,) tokens of padding
+        # How the model's layers were computed when they read the prompt.
+        self.precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
         pairs = zip(self.stack.layers, self.rooms, strict=True)
         self.layers = [DirectLayer(layer, cache) for layer, cache in pairs]
         self.norm = as_operation(self.stack.norm)
@@ -231,14 +250,18 @@ class _Decoder:
             ids, mask = ids[new], None if mask is None else mask[new]
             if positions is not None and len(positions) > 1:
                 positions = positions[new]
-        logits = self.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        listener = self.stack.register_forward_pre_hook(self._note_precision)
+        try:
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        finally:
+            listener.remove()
         self._note_padding(mask, ids.shape[1])
         self._note_rotation(logits)
         if shared:
@@ -246,6 +269,11 @@ class _Decoder:
             self.take_rows(origin)
             logits = logits[origin]
         return logits
+
+    def _note_precision(self, *_: Any) -> None:
+        kind = self.model.device.type
+        if torch.is_autocast_enabled(kind):
+            self.precision = torch.autocast(kind, torch.get_autocast_dtype(kind))
 
     def _note_padding(self, mask: torch.Tensor | None, width: int) -> None:
         if mask is None or bool(mask.all()):

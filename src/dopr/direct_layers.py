@@ -28,14 +28,17 @@ def as_operation(module: Any) -> Operation:
         if isinstance(module, nn.SiLU) or type(module).__name__ == "SiLUActivation":
             return functional.silu
         if type(module).__name__.endswith("RMSNorm"):
-            return functools.partial(
-                functional.rms_norm,
-                normalized_shape=tuple(module.weight.shape),
-                weight=module.weight,
-                eps=module.variance_epsilon,
-            )
+            return functools.partial(_rms_norm, weight=module.weight, eps=module.variance_epsilon)
     operation: Operation = module
     return operation
+
+
+def _rms_norm(hidden: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    if hidden.dtype == weight.dtype:
+        return functional.rms_norm(hidden, tuple(weight.shape), weight, eps)
+    # Under autocast heads come in half precision while the weights are float32.
+    normed = functional.rms_norm(hidden.float(), tuple(weight.shape), None, eps)
+    return weight * normed.to(hidden.dtype)
 
 
 class DirectLayer:
