@@ -30,10 +30,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dopr.evaluation import evaluate  # noqa: F401  (loaded before the fork, as all that follows)
-from dopr.settings import EvalSettings, TrainSettings
-from dopr.train import train
-from dopr.trainer import DoPRTrainer
+from dopr.engines.trl.trainer import DoPRTrainer
+from dopr.runs.evaluation import evaluate  # noqa: F401  loaded before the fork, as all that follows
+from dopr.runs.settings import EvalSettings, TrainSettings
+from dopr.runs.train import train
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "kills.json"
 PHASES = ("loading", "between", "generation", "reward", "update", "saving", "evaluation")
@@ -113,11 +113,11 @@ def noted(method: Callable[..., Any], phase: str, board: Board) -> Callable[...,
 
 def live(settings: TrainSettings, board: Board) -> None:
     """What a child does: train on from the newest checkpoint."""
-    import dopr.train
+    import dopr.runs.train
 
     for name, phase in METHODS.items():
         setattr(DoPRTrainer, name, noted(getattr(DoPRTrainer, name), phase, board))
-    dopr.train.evaluate = noted(dopr.train.evaluate, "evaluation", board)
+    dopr.runs.train.evaluate = noted(dopr.runs.train.evaluate, "evaluation", board)
     begin = DoPRTrainer._inner_training_loop
 
     def begun(*args: Any, **kwargs: Any) -> Any:
@@ -125,7 +125,7 @@ def live(settings: TrainSettings, board: Board) -> None:
         return begin(*args, **kwargs)
 
     DoPRTrainer._inner_training_loop = begun
-    train(settings, resume=True, quiet=True, report=False)
+    train(settings, resume=True, quiet=True)
 
 
 def start(settings: TrainSettings, board: Board) -> int:

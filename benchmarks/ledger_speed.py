@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dopr.ledger import _COLUMNS, Ledger
+from dopr.core.ledger import _COLUMNS, Ledger
+from dopr.core.stream import PromptStream
 from dopr.strategies import DoPR, Group
-from dopr.stream import PromptStream
 
 PROMPTS = 1_000_000
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "ledger-speed.json"

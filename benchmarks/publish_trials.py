@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dopr.mapping import load_yaml, to_mapping
-from dopr.settings import TrainSettings
+from dopr.core.configuration import load_yaml, to_mapping
+from dopr.runs.settings import TrainSettings
 
 WINDOW = 256
 LEFT_OUT = ("output_dir", "dataset", "eval_dataset", "eval", "model", "reward", "threads")

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from dopr.checkpoint import write_atomically
-from dopr.embedding_rewards.fit import FitSettings, fit_rewards
-from dopr.evaluation import evaluate
-from dopr.models import load_model
+from dopr.core.files import write_atomically
+from dopr.policy.models import load_model
 from dopr.rewards import load_reward
-from dopr.settings import EvalSettings, TrainSettings
+from dopr.runs.evaluation import evaluate
+from dopr.runs.reward_model.fit import FitSettings, fit_rewards
+from dopr.runs.settings import EvalSettings, TrainSettings
+from dopr.runs.train import train
 from dopr.tasks import load_task
-from dopr.train import train
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results" / "related"
 EXAMPLES = Path(__file__).parent.parent / "examples" / "data"
@@ -72,7 +72,7 @@ class Runs:
         judged = {"eval_dataset": self.task} if given["reward"] == "gym" else {}
         made = TrainSettings(**given, **judged, seed=seed, output_dir=str(folder), eval=evaluation)
         made.check()
-        result = train(made, quiet=True, report=False)
+        result = train(made, quiet=True)
         if not result.finished:
             raise SystemExit("stopped; the same command goes on")
         curve = [[row["rollouts_total"], row["avg@k"]] for row in result.evals]

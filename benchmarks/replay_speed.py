@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from dopr import UserError, make_strategy
-from dopr.histories import History
-from dopr.ledger import Ledger
-from dopr.replay import ReplaySettings, replay
+from dopr.core.ledger import Ledger
+from dopr.offline.histories import History
+from dopr.offline.replay import ReplaySettings, replay
 from dopr.strategies import PRESETS, STRATEGIES, Group
 
 PROMPTS, EPOCHS, GROUP = 605, 50, 8

@@ -22,9 +22,10 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from dopr.settings import EvalSettings, TrainSettings
-from dopr.train import train
-from dopr.trainer import DoPRTrainer
+from dopr.engines.trl.trainer import DoPRTrainer
+from dopr.report import write_report
+from dopr.runs.settings import EvalSettings, TrainSettings
+from dopr.runs.train import train
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "soak.json"
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -84,7 +85,8 @@ def run(folder: Path, steps: int, every: int) -> tuple[list[dict[str, Any]], dic
         self.add_callback(watch)
 
     DoPRTrainer.__init__ = watched  # type: ignore[method-assign]
-    result = train(settings, quiet=True, report=True)
+    result = train(settings, quiet=True)
+    write_report(result.run_dir)
     metrics = (folder / "metrics.jsonl").read_text().splitlines()
     seen = [json.loads(line)["step"] for line in metrics]
     complete = {

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from publish_comparison import spread
 
-from dopr.compare.statistics import median_with_interval, ratios
+from dopr.core.statistics import median_with_interval, ratios
 
 plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 

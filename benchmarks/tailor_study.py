@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dopr.checkpoint import write_atomically
 from dopr.compare import ComparePlan, run_comparison
-from dopr.compare.plan import PoolPlan, TargetPlan
-from dopr.evaluation import Sampling, generate, isolated_random_state, score
-from dopr.models import best_device, load_model
+from dopr.compare.comparison import PoolPlan, TargetPlan
+from dopr.core.files import write_atomically
+from dopr.policy.models import best_device, load_model
+from dopr.policy.sampling import Sampling, generate, isolated_random_state, score
 from dopr.rewards import load_reward
 from dopr.tasks import load_task
 from dopr.warmstart.curate import CurateConfig
 from dopr.warmstart.families import get_family
+from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
 from dopr.warmstart.mixture import problems
-from dopr.warmstart.train import WarmstartConfig, run_warmstart
 
 ARMS: dict[str, dict[str, Any]] = {
     "diverse": {"keep": "diverse"},

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dopr.offline import bounds, trust_region
 
-from dopr.planning import bounds, trust_region
-from dopr.planning.best_arm import best_arm, best_arm_shares
-from dopr.planning.simulate import SimulatedPolicy, run_to_target
+from dopr.offline.best_arm import best_arm, best_arm_shares
+from dopr.offline.simulation import SimulatedPolicy, run_to_target
 from dopr.strategies import make_strategy
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "theory-check.json"

@@ -20,11 +20,11 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from dopr.evaluation import Sampling, generate, isolated_random_state, score
-from dopr.models import load_model
-from dopr.planning.bounds import rollouts_per_informative_group
-from dopr.settings import TrainSettings
-from dopr.train import build_trainer, load_materials
+from dopr.offline.bounds import rollouts_per_informative_group
+from dopr.policy.models import load_model
+from dopr.policy.sampling import Sampling, generate, isolated_random_state, score
+from dopr.runs.settings import TrainSettings
+from dopr.runs.train import build_trainer, load_materials
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "theory-tiny.json"
 MEASURED, SAMPLES = 256, 2  # prompts of the pool, and completions of each after every update

@@ -10,8 +10,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from dopr.alarms import find_alarms
-from dopr.rundir import read_lines
+from dopr.core.json_lines import read_lines
+from dopr.runs.alarms import find_alarms
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "warnings.json"
 

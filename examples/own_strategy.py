@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dopr import Request, Strategy
-from dopr.strategies.success import success_rates
+from dopr.core.success_rates import success_rates
 
 
 @dataclass

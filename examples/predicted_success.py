@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dopr import Measure, Request, Strategy
-from dopr.embedding_rewards import SuccessPredictor
+from dopr.runs.reward_model import SuccessPredictor
 
 
 @dataclass

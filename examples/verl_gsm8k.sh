@@ -8,7 +8,7 @@
 set -euo pipefail
 
 # Every process that imports verl loads these; ours comes last.
-export VERL_USE_EXTERNAL_MODULES=dopr.integrations.verl
+export VERL_USE_EXTERNAL_MODULES=dopr.engines.verl
 
 python -m verl.trainer.main_ppo \
     +dopr.strategy=dopr \

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from dopr.ledger import Ledger
+from dopr.core.ledger import Ledger
 from dopr.strategies import Group, Measure
 
 QUANTITIES = frozenset({"perplexity", "embedding", "success_rate"})

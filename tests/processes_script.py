@@ -19,7 +19,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 from dopr import DoPRConfig, DoPRTrainer
-from dopr.processes import leave_process_group
+from dopr.engines.trl.processes import leave_process_group
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
 

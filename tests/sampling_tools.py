@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dopr.driver import Driver, StepOutcome
-from dopr.ledger import Ledger
+from dopr.core.driver import Driver, StepOutcome
+from dopr.core.ledger import Ledger
+from dopr.core.stream import PromptStream
 from dopr.strategies import Group, Measure, Request, Strategy
-from dopr.stream import PromptStream
 
 
 def group(prompt: int, rewards: Sequence[float], step: int = 0) -> Group:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dopr import UserError
-from dopr.advantages import compute_advantages, leave_one_out
-from dopr.ledger import Ledger
+from dopr.core.advantages import compute_advantages, leave_one_out
+from dopr.core.ledger import Ledger
 from dopr.strategies import Group
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cli_tools import train, words
-from dopr.alarms import Alarm, Thresholds, find_alarms
-from dopr.new_lines import NewLines
+from dopr.core.json_lines import NewLines
 from dopr.report import write_report
-from dopr.watching import AlarmCallback
+from dopr.runs.alarms import Alarm, Thresholds, find_alarms
+from dopr.runs.watching import AlarmCallback
 from report_fixtures import make_run, write_jsonl
 
 STEPS = 200

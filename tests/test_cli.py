@@ -64,7 +64,8 @@ def test_help_is_instant_and_names_every_command() -> None:
         "warmstart",
     ):
         assert f"    {name}" in done.stdout
-    probe = "import sys, dopr.cli; dopr.cli._parser(); print(int('torch' in sys.modules))"
+    parse = "import sys; from dopr.cli import command_line; command_line._parser()"
+    probe = f"{parse}; print(int('torch' in sys.modules))"
     loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
     assert loaded.stdout.strip() == "0"
 
@@ -123,7 +124,7 @@ def test_a_run_leaves_what_is_promised(
 def test_checkpoints_do_not_grow_with_the_log(
     base: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dopr.callbacks.LOG_ROWS_KEPT", 2)
+    monkeypatch.setattr("dopr.runs.callbacks.LOG_ROWS_KEPT", 2)
     assert train(*base(steps=5, save_every=5)) == 0
     state = json.loads((tmp_path / "run/checkpoints/checkpoint-5/trainer_state.json").read_text())
     assert [row["step"] for row in state["log_history"]] == [4, 5]

@@ -10,12 +10,12 @@ import pytest
 
 from cli_tools import REWARD, write_rows
 from dopr import cli
-from dopr.compare.plan import ComparePlan, TargetPlan
-from dopr.compare.statistics import interval, median_with_interval, paired_difference, ratios
+from dopr.compare.comparison import ComparePlan, TargetPlan
 from dopr.compare.summary import FinishedRun, arrival, final_score, summarise, target_value
 from dopr.compare.tuning import tune
-from dopr.errors import UserError
-from dopr.mapping import build
+from dopr.core.configuration import build
+from dopr.core.errors import UserError
+from dopr.core.statistics import interval, median_with_interval, paired_difference, ratios
 
 
 def evals(*scores: float, every: int = 100) -> list[dict[str, Any]]:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dopr.compare.plan import ComparePlan
-from dopr.mapping import build, load_yaml
-from dopr.settings import TrainSettings
-from dopr.train import trainer_arguments
-from dopr.warmstart.train import WarmstartConfig
+from dopr.compare.comparison import ComparePlan
+from dopr.core.configuration import build, load_yaml
+from dopr.runs.settings import TrainSettings
+from dopr.runs.train import trainer_arguments
+from dopr.warmstart.finetune import WarmstartConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 

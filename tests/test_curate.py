@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from dopr import cli
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.warmstart.card import command
 from dopr.warmstart.curate import (
     CurateConfig,
@@ -27,10 +27,10 @@ from dopr.warmstart.curate import (
     read_solutions,
 )
 from dopr.warmstart.families import FAMILIES
+from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
 from dopr.warmstart.habits import HABITS, complete
 from dopr.warmstart.mixture import problems
 from dopr.warmstart.patterns import count_steps, pattern_features, scaled, shape
-from dopr.warmstart.train import WarmstartConfig, run_warmstart
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:

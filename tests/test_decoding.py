@@ -21,9 +21,10 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from dopr import DoPRConfig, DoPRTrainer, decoding
-from dopr.decoding import decoding_loop, faster_generation, is_supported
-from dopr.roomy_cache import RoomyLayer
+from dopr import DoPRConfig, DoPRTrainer
+from dopr.policy import decoding
+from dopr.policy.decoding import decoding_loop, faster_generation, is_supported
+from dopr.policy.roomy_cache import RoomyLayer
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
 
 SHAPE = {

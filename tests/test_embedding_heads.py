@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from dopr.embedding_rewards.heads import Optimisation, fit_bradley_terry, fit_classifier
-from dopr.embedding_rewards.material import flip_labels, flip_pairs, sample_pairs, split_prompts
-from dopr.embedding_rewards.metrics import (
+from dopr.core.errors import UserError
+from dopr.rewards.learned.heads import Optimisation, fit_bradley_terry, fit_classifier
+from dopr.rewards.learned.metrics import (
     area_under_curve,
     best_of_n,
     best_of_n_table,
@@ -21,8 +21,8 @@ from dopr.embedding_rewards.metrics import (
     mean_spearman,
     pair_accuracy,
 )
-from dopr.embedding_rewards.trees import Trees, fit_trees
-from dopr.errors import UserError
+from dopr.rewards.learned.trees import Trees, fit_trees
+from dopr.runs.reward_model.material import flip_labels, flip_pairs, sample_pairs, split_prompts
 
 RNG = np.random.default_rng(0)
 

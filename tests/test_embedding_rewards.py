@@ -12,17 +12,17 @@ from safetensors.numpy import load_file, save_file
 
 from cli_tools import train, words
 from dopr import cli
-from dopr.embedding_rewards import EmbeddingReward, FitSettings, SuccessPredictor, fit_rewards
-from dopr.embedding_rewards import embedder as embedders
-from dopr.embedding_rewards.cache import embed_cached
-from dopr.embedding_rewards.data import read_data
-from dopr.embedding_rewards.embedder import CausalEmbedder, load_embedder
-from dopr.embedding_rewards.model import RewardModel
-from dopr.errors import UserError
-from dopr.evaluation import Sampling, generate, isolated_random_state, score
-from dopr.measuring import read_prompts
-from dopr.models import load_model
+from dopr.core.errors import UserError
+from dopr.policy import embedder as embedders
+from dopr.policy.embedder import CausalEmbedder, embedding_reward, load_embedder
+from dopr.policy.measuring import read_prompts
+from dopr.policy.models import load_model
+from dopr.policy.sampling import Sampling, generate, isolated_random_state, score
 from dopr.rewards import load_reward
+from dopr.rewards.learned.model import RewardModel
+from dopr.runs.reward_model import FitSettings, SuccessPredictor, fit_rewards
+from dopr.runs.reward_model.data import read_data
+from dopr.runs.reward_model.embedding_cache import embed_cached
 from dopr.tasks import load_task
 
 RNG = np.random.default_rng(0)
@@ -155,7 +155,7 @@ def test_a_head_tells_good_from_bad_and_survives_the_disk(fitted: Any, changes: 
     assert figures["best_of_n"][-1]["reward"] == pytest.approx(1.0)
     assert figures["best_of_n"][0]["reward"] == pytest.approx(0.5)
     assert report == json.loads((folder / "report.json").read_text())
-    reward = EmbeddingReward(folder)
+    reward = embedding_reward(folder)
     good, bad = reward(prompts=["50+50=?"] * 2, completions=["99", "abab"])
     assert 0 <= bad < 0.5 < good <= 1
     assert reward(prompts=[], completions=[]) == []
@@ -215,7 +215,7 @@ def test_a_predictor_of_success_reads_what_strategies_measure(
     with pytest.raises(UserError, match="width 3"):
         SuccessPredictor(folder).rates(np.zeros((1, 3)))
     with pytest.raises(UserError, match="reads prompts"):
-        EmbeddingReward(folder)
+        embedding_reward(folder)
 
 
 # -- mistakes --------------------------------------------------------------------------------
@@ -225,18 +225,18 @@ def test_a_head_of_another_width_is_refused(fitted: Any) -> None:
     folder, _ = fitted()
     wrong = type("Wrong", (), {"embed": lambda self, p, r: np.zeros((len(r), 5), np.float32)})()
     with pytest.raises(UserError, match=r"width 32 .* width 5; use the embedder"):
-        EmbeddingReward(folder, wrong)(prompts=["1"], completions=["2"])
+        embedding_reward(folder, wrong)(prompts=["1"], completions=["2"])
     with pytest.raises(UserError, match="reads responses"):
         SuccessPredictor(folder)
 
 
 def test_a_missing_or_damaged_head_is_refused(fitted: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="dopr rewards fit"):
-        load_reward(f"embedding:{tmp_path / 'nowhere'}")
+        load_reward(f"embedding:{tmp_path / 'nowhere'}", embedding=embedding_reward)
     folder, _ = fitted()
     save_file({"0.mean": np.zeros(3)}, folder / "head.safetensors")
     with pytest.raises(UserError, match="damaged"):
-        load_reward(f"embedding:{folder}")
+        load_reward(f"embedding:{folder}", embedding=embedding_reward)
 
 
 @pytest.mark.parametrize(

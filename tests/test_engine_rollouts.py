@@ -13,10 +13,10 @@ import torch
 from accelerate.utils import DistributedType
 
 from dopr import Group, Request, Strategy, UserError
-from dopr.microbatches import cut_micro_batches
-from dopr.rounds import Round, Segment, pack_handle, unpack_handle
-from dopr.settings import TrainSettings
-from dopr.train import train
+from dopr.engines.trl.micro_batches import cut_micro_batches
+from dopr.engines.trl.rounds import Round, Segment, pack_handle, unpack_handle
+from dopr.runs.settings import TrainSettings
+from dopr.runs.train import train
 from engine_tools import FakeEngine, Recorder, use_engine
 from test_trainer import TwoRounds, make_trainer, parameters
 
@@ -128,7 +128,7 @@ def test_own_decoding_loop_stays_out_of_the_way(
     def refuse(*args: Any) -> Any:
         raise AssertionError("the engine generates")
 
-    monkeypatch.setattr("dopr.trainer.faster_generation", refuse)
+    monkeypatch.setattr("dopr.engines.trl.trainer.faster_generation", refuse)
     engine = FakeEngine()
     trainer = use_engine(make_trainer(tmp_path, fast_decoding=True, max_steps=1), engine)
     trainer.train()

@@ -11,15 +11,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from dopr.errors import UserError
-from dopr.evaluation import (
-    bootstrap_mean,
-    evaluate,
-    measure_signal_rate,
-    pass_at_k,
-    summarise,
-)
-from dopr.models import fit_prompts, load_model, resolve_model
+from dopr.core.errors import UserError
+from dopr.policy.models import fit_prompts, load_model, resolve_model
+from dopr.runs.evaluation import bootstrap_mean, evaluate, measure_signal_rate, pass_at_k, summarise
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cli_tools import rows_of, train, wait_for, words
-from dopr.checkpoint import STATE_FILE, write_manifest
+from dopr.engines.trl.checkpoints import STATE_FILE, write_manifest
 
 KILLS = Path(__file__).parent.parent / "benchmarks" / "kills.py"
 SOAK = Path(__file__).parent.parent / "benchmarks" / "soak.py"

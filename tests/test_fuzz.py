@@ -9,10 +9,10 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dopr.compare.plan import ComparePlan
-from dopr.errors import UserError
-from dopr.histories import read_histories
-from dopr.mapping import build, parse_overrides
+from dopr.compare.comparison import ComparePlan
+from dopr.core.configuration import build, parse_overrides
+from dopr.core.errors import UserError
+from dopr.offline.histories import read_histories
 from dopr.rewards import (
     exact_match_reward,
     format_reward,
@@ -21,7 +21,7 @@ from dopr.rewards import (
     rlpt_reward,
     srl_reward,
 )
-from dopr.settings import TrainSettings
+from dopr.runs.settings import TrainSettings
 from dopr.tasks import load_task
 
 # The folder is the same for all examples of a test; each writes its file anew.

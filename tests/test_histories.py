@@ -10,8 +10,8 @@ import pytest
 
 from cli_tools import write
 from dopr import UserError, cli
-from dopr.histories import read_histories
-from dopr.runlog import append_line
+from dopr.core.json_lines import append_line
+from dopr.offline.histories import read_histories
 
 
 def test_gaps_and_short_histories_are_filled_and_said(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dopr.ledger import _COLUMNS, _TOGETHER_FROM, Ledger
+from dopr.core.ledger import _COLUMNS, _TOGETHER_FROM, Ledger
 from dopr.strategies import Group
 
 

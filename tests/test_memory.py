@@ -15,10 +15,8 @@ from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaF
 
 from cli_tools import train, words
 from dopr import cli
-from dopr.errors import UserError
-from dopr.planning import fit
-from dopr.planning.fit import complaint, refuse_weights, run_settings
-from dopr.planning.memory import (
+from dopr.core.errors import UserError
+from dopr.policy.memory import (
     GIB,
     MemorySettings,
     ModelShape,
@@ -30,8 +28,11 @@ from dopr.planning.memory import (
     mend,
     trained_parameters,
 )
-from dopr.planning.shapes import Device, read_shape, shape_of
-from dopr.settings import TrainSettings
+from dopr.policy.memory_check import complaint, refuse_weights
+from dopr.policy.shapes import Device, read_shape, shape_of
+from dopr.runs import memory as fit
+from dopr.runs.memory import run_settings
+from dopr.runs.settings import TrainSettings
 
 MIB = 1 << 20
 
@@ -170,7 +171,7 @@ def test_weights_gradients_and_adamw_against_torch(tiny_model_dir: Path) -> None
 UPDATE = """
 import resource, sys
 import torch
-from dopr.models import load_model
+from dopr.policy.models import load_model
 from trl.trainer.utils import add_fused_lm_head
 
 model, _ = load_model("tiny-reasoner")

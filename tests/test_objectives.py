@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 
 from cli_tools import rows_of, train, words
 from dopr import DoPRConfig, DoPRTrainer, UserError, cli
-from dopr.mapping import build
-from dopr.objectives import OBJECTIVES, departures, find_objective, ibro_term, ibro_weight
-from dopr.settings import TrainSettings
-from dopr.train import trainer_arguments
+from dopr.core.configuration import build
+from dopr.engines.trl.objectives import (
+    OBJECTIVES,
+    departures,
+    find_objective,
+    ibro_term,
+    ibro_weight,
+)
+from dopr.runs.settings import TrainSettings
+from dopr.runs.train import trainer_arguments
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
 GOOD = {"dataset": "gym:chain_sum", "steps": 3}

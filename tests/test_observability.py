@@ -10,7 +10,7 @@ import pytest
 import dopr
 from cli_tools import rows_of, train, words
 from dopr import DoPRConfig, DoPRTrainer
-from dopr.alarms import RULES
+from dopr.runs.alarms import RULES
 from test_strategies_all import Engine, needs_no_files, new_driver
 from tiny import digits_reward, make_dataset, settings
 

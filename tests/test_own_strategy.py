@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from dopr import make_strategy
-from dopr.driver import Driver
+from dopr.core.driver import Driver
+from dopr.core.stream import PromptStream
 from dopr.strategies import PRESETS, STRATEGIES, describe_strategies
-from dopr.stream import PromptStream
 from pools import bernoulli_pool
 
 ROOT = Path(__file__).parent.parent

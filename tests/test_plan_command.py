@@ -8,8 +8,8 @@ import pytest
 
 from cli_tools import REWARD, write_rows
 from dopr import cli
-from dopr.histories import read_histories
-from dopr.planning.registry import bound_names
+from dopr.offline.bound_registry import bound_names
+from dopr.offline.histories import read_histories
 
 
 def plan(*words: str) -> int:

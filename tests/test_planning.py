@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
 
-from dopr.errors import UserError
-from dopr.planning import bounds, trust_region
-from dopr.planning.best_arm import best_arm, best_arm_shares, characteristic_time
-from dopr.planning.costs import group_sizes, make_plan
-from dopr.planning.pool import Pool, fit_beta
-from dopr.planning.settings import PlanSettings
-from dopr.planning.simulate import SimulatedPolicy, run_to_target
+from dopr.core.errors import UserError
+from dopr.offline import bounds, trust_region
+from dopr.offline.best_arm import best_arm, best_arm_shares, characteristic_time
+from dopr.offline.plan import group_sizes, make_plan
+from dopr.offline.plan_settings import PlanSettings
+from dopr.offline.pool_rates import Pool, fit_beta
+from dopr.offline.simulation import SimulatedPolicy, run_to_target
 from dopr.strategies import make_strategy
 
 rates = st.floats(0.005, 0.995)

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer
-from dopr.decoding import decoding_loop, is_supported
-from dopr.evaluation import Sampling, evaluate, generate
+from dopr.policy.decoding import decoding_loop, is_supported
+from dopr.policy.sampling import Sampling, generate
+from dopr.runs.evaluation import evaluate
 from tiny import ALPHABET, digits_reward, make_dataset, make_model, make_tokenizer
 
 SHAPE = {

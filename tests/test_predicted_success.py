@@ -8,9 +8,9 @@ import pytest
 
 from cli_tools import train, words
 from dopr import cli, make_strategy
-from dopr.driver import Driver
-from dopr.embedding_rewards import FitSettings, fit_rewards
-from dopr.stream import PromptStream
+from dopr.core.driver import Driver
+from dopr.core.stream import PromptStream
+from dopr.runs.reward_model import FitSettings, fit_rewards
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "predicted_success.py"
 NAME = f"{EXAMPLE}:PredictedHalf"

@@ -11,9 +11,9 @@ import pytest
 
 from cli_tools import write
 from dopr import UserError, cli, make_strategy
-from dopr.histories import History, read_histories
-from dopr.recorded import RecordedPolicy
-from dopr.replay import ReplaySettings, replay, replay_once
+from dopr.offline.histories import History, read_histories
+from dopr.offline.recorded_policy import RecordedPolicy
+from dopr.offline.replay import ReplaySettings, replay, replay_once
 from dopr.strategies import PRESETS, STRATEGIES, Measure, Request
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "histories"

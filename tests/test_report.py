@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import dopr.report as report
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.report import script_json, write_report
 from dopr.report.completions import message_text, pick_evenly
 from dopr.report.data import read_jsonl, read_source

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.rewards import (
     exact_match_reward,
     extract,

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.rewards import IsolatedReward, checker_stats, load_reward, math_reward
 
 SOURCE = """

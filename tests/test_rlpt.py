@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dopr.errors import UserError
-from dopr.mapping import build
+from dopr.core.configuration import build
+from dopr.core.errors import UserError
 from dopr.rewards import load_reward, make_rlpt_reward, rlpt_reward
 from dopr.rewards.continuation import prediction_of, prefix_match, words
-from dopr.settings import TrainSettings
+from dopr.runs.settings import TrainSettings
 from dopr.tasks import load_task
 from dopr.tasks.rlpt import RLPTOptions, thin_out
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dopr.sentences import first_sentence, split_paragraphs, split_sentences
+from dopr.rewards.sentences import first_sentence, split_paragraphs, split_sentences
 
 TIDES = Path(__file__).parent.parent / "examples" / "data" / "tides.txt"
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dopr.errors import UserError
-from dopr.mapping import (
+from dopr.core.configuration import (
     apply_overrides,
     build,
     load_yaml,
@@ -15,7 +14,8 @@ from dopr.mapping import (
     to_mapping,
     to_yaml,
 )
-from dopr.settings import TrainSettings
+from dopr.core.errors import UserError
+from dopr.runs.settings import TrainSettings
 
 GOOD = {"dataset": "gym:chain_sum", "steps": 3}
 

@@ -14,8 +14,8 @@ from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from cli_tools import rows_of, words
-from dopr.errors import UserError
-from dopr.microbatches import cut_micro_batches
+from dopr.core.errors import UserError
+from dopr.engines.trl.micro_batches import cut_micro_batches
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = Path(__file__).parent / "sharded_script.py"

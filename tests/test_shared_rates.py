@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dopr.answers import disagreement, final_answers
-from dopr.driver import Driver
-from dopr.errors import UserError
-from dopr.ledger import Ledger
+from dopr.core.driver import Driver
+from dopr.core.errors import UserError
+from dopr.core.ledger import Ledger
+from dopr.core.stream import PromptStream
+from dopr.policy.final_answers import disagreement, final_answers
 from dopr.strategies import DoPR, Group, Measure, Request
-from dopr.strategies.gaussian_process import median_squared_length, posterior
-from dopr.strategies.shared_rates import Known, Rates
-from dopr.stream import PromptStream
+from dopr.strategies.parts.gaussian_process import median_squared_length, posterior
+from dopr.strategies.parts.shared_rates import Known, Rates
 
 
 def group(prompt: int, rewards: list[float], step: int = 0) -> Group:

@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dopr.advantages import compute_advantages
-from dopr.driver import Driver
-from dopr.errors import UserError
-from dopr.evaluation import summarise
+from dopr.core.advantages import compute_advantages
+from dopr.core.driver import Driver
+from dopr.core.errors import UserError
+from dopr.core.stream import PromptStream
 from dopr.rewards import load_reward, srl_reward
 from dopr.rewards.noisy import flip_verdicts
 from dopr.rewards.similarity import find_action, similarity
+from dopr.runs.evaluation import summarise
 from dopr.strategies import make_strategy
-from dopr.stream import PromptStream
 from dopr.tasks import load_task
 from dopr.tasks.srl import read_steps
 from pools import group, ledger_of

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dopr import Request, UserError, make_strategy
-from dopr.driver import Driver
-from dopr.ledger import Ledger
+from dopr.core.driver import Driver
+from dopr.core.ledger import Ledger
+from dopr.core.stream import PromptStream
 from dopr.strategies import STRATEGIES, DoPR, Group, describe_strategies
-from dopr.strategies.one_shot import rank_by_history
-from dopr.stream import PromptStream
+from dopr.strategies.methods.one_shot import rank_by_history
 
 
 def group(prompt: int, rewards: list[float]) -> Group:

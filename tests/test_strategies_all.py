@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dopr.checkpoint import load_state, save_state
-from dopr.driver import Driver, StepOutcome
-from dopr.errors import UserError
+from dopr.core.driver import Driver, StepOutcome
+from dopr.core.errors import UserError
+from dopr.core.stream import PromptStream
+from dopr.engines.trl.checkpoints import load_state, save_state
 from dopr.strategies import PRESETS, STRATEGIES, Group, Measure, Request, make_strategy
-from dopr.stream import PromptStream
 
 STEPS = 40
 REWARDS = ("verdict", "signed", "continuous", "unscored", "constant")

@@ -11,18 +11,18 @@ from scipy.optimize import minimize
 from scipy.stats import beta as beta_distribution
 
 from dopr import Request, make_strategy
-from dopr.driver import Driver
-from dopr.ledger import Ledger
+from dopr.core.driver import Driver
+from dopr.core.ledger import Ledger
+from dopr.core.stream import PromptStream
+from dopr.core.success_rates import success_rates, to_unit
 from dopr.strategies import VIP, CobaRL, CurES, Group, Knapsack, Measure
-from dopr.strategies.allocation import (
+from dopr.strategies.parts.allocation import (
     even_allocation,
     greedy_allocation,
     knapsack_allocation,
     proportional_allocation,
 )
-from dopr.strategies.success import success_rates, to_unit
-from dopr.strategies.turns import draw_by_weight, in_turn
-from dopr.stream import PromptStream
+from dopr.strategies.parts.turns import draw_by_weight, in_turn
 from pools import QUANTITIES, bernoulli_pool, group, ledger_of, measurer
 
 UNEQUAL = ("coba-rl", "knapsack", "cures", "vip")

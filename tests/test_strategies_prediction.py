@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dopr.strategies import DOTS, PCL
-from dopr.strategies.prediction import attend, fit_linear_head
+from dopr.strategies.parts.prediction import attend, fit_linear_head
 from sampling_tools import Ascending, Game, shares
 
 

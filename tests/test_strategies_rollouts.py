@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dopr.advantages import compute_advantages
+from dopr.core.advantages import compute_advantages
 from dopr.strategies import AR3PO, PODS, VCRL, ReinforceAda
-from dopr.strategies.ar3po import reuse
-from dopr.strategies.pods import max_variance_subset
-from dopr.strategies.vcrl import normalised_variance
+from dopr.strategies.methods.ar3po import reuse
+from dopr.strategies.methods.pods import max_variance_subset
+from dopr.strategies.methods.vcrl import normalised_variance
 from sampling_tools import Game, group, ledger_of, shares
 
 NAN = float("nan")

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from dopr import UserError, make_strategy
-from dopr.ledger import Ledger
+from dopr.core.ledger import Ledger
 from dopr.strategies import DAPO, GRESO, LILO, SPEED, MoPPS, PilotCommit
-from dopr.strategies.candidates import draw_new, nearest, split_group
-from dopr.strategies.posterior import outcome_variance, to_unit, update_posterior
+from dopr.strategies.parts.candidates import draw_new, nearest, split_group
+from dopr.strategies.parts.posterior import outcome_variance, to_unit, update_posterior
 from sampling_tools import Ascending, Game, group, ledger_of, shares
 
 NAN = float("nan")

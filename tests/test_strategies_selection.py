@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from dopr import Request, UserError, make_strategy
-from dopr.checkpoint import load_state, save_state
-from dopr.driver import Driver
-from dopr.ledger import Ledger
+from dopr.core.driver import Driver
+from dopr.core.ledger import Ledger
+from dopr.core.stream import PromptStream
+from dopr.engines.trl.checkpoints import load_state, save_state
 from dopr.strategies import LIMR, PREPO, SEC, Group, HistoryVariance, Measure, Oracle
-from dopr.strategies.histories import alignment_scores, deviations
-from dopr.strategies.prepo import weigh_by_entropy
-from dopr.strategies.sec import advantage_size
-from dopr.stream import PromptStream
+from dopr.strategies.methods.prepo import weigh_by_entropy
+from dopr.strategies.methods.sec import advantage_size
+from dopr.strategies.parts.learning_curves import alignment_scores, deviations
 from pools import QUANTITIES, bernoulli_pool, group, measurer
 
 NAMES = (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.tasks import content_id, list_tasks, load_task
-from dopr.warmstart.pools import POOLS
+from dopr.tasks.tiny_pools import POOLS
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / ".." / "shared" / "data" / "benchmarks"
 

@@ -13,7 +13,7 @@ from datasets import Dataset
 from trl import GRPOConfig
 
 from dopr import DoPRConfig, DoPRTrainer, Request, Strategy, UserError, make_strategy
-from dopr.checkpoint import is_whole, latest_checkpoint
+from dopr.engines.trl.checkpoints import is_whole, latest_checkpoint
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
 

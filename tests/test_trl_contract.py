@@ -1,6 +1,7 @@
 """The seam: uniform choice through DoPRTrainer must be plain GRPOTrainer to the last bit.
 
-When TRL moves one of the private methods that `dopr.trainer` wraps, this file fails first.
+When TRL moves one of the private methods that `dopr.engines.trl.trainer` wraps, this file fails
+first.
 """
 
 import inspect

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from dopr import UserError
-from dopr.advantages import compute_advantages
-from dopr.checkpoint import load_state, save_state
-from dopr.driver import Driver, StepOutcome
-from dopr.integrations.core import (
+from dopr.core.advantages import compute_advantages
+from dopr.core.driver import Driver, StepOutcome
+from dopr.engines.adapter import (
     EngineSettings,
     Generated,
     TrainingBatch,
@@ -24,6 +23,7 @@ from dopr.integrations.core import (
     read_settings,
     working_strategies,
 )
+from dopr.engines.trl.checkpoints import load_state, save_state
 from dopr.strategies import STRATEGIES, Group, Request
 
 
@@ -228,12 +228,12 @@ def test_importing_without_verl_says_what_is_missing_and_dopr_does_without() -> 
         "sys.modules['verl'] = None\n"
         "import dopr\n"
         "try:\n"
-        "    import dopr.integrations.verl\n"
+        "    import dopr.engines.verl\n"
         "except ImportError as error:\n"
         "    print(error)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith("dopr.integrations.verl needs verl 0.9")
+    assert done.stdout.startswith("dopr.engines.verl needs verl 0.9")
     assert len(done.stdout.splitlines()) == 1 and "pip install verl==0.9.1" in done.stdout

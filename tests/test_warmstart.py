@@ -10,15 +10,15 @@ import reasoning_gym
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
+from dopr.tasks.tiny_pools import POOLS
 from dopr.warmstart.card import command
 from dopr.warmstart.describe import careful_accuracy, describe_pool, load_pool
 from dopr.warmstart.families import FAMILIES, get_family
+from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
 from dopr.warmstart.habits import HABITS, OPENINGS, complete, final_answer, habit_of
 from dopr.warmstart.mixture import SOURCES, make_mixture
-from dopr.warmstart.pools import POOLS
 from dopr.warmstart.tokenizer import build_tokenizer
-from dopr.warmstart.train import WarmstartConfig, run_warmstart
 
 MODEL = Path(str(resources.files("dopr") / "assets" / "tiny-reasoner"))
 NAMES = sorted(FAMILIES)

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import vllm_tools
 from dopr import DoPRConfig, DoPRTrainer
-from dopr.processes import leave_process_group
+from dopr.engines.trl.processes import leave_process_group
 from test_trainer import TwoRounds
 from tiny import digits_reward, make_dataset, make_tokenizer, settings
 

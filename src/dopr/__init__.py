@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 # in the way of torch's. What the user has set stays.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.strategies import (
     Group,
     Measure,
@@ -17,8 +17,8 @@ from dopr.strategies import (
 )
 
 if TYPE_CHECKING:
-    from dopr.config import DoPRConfig
-    from dopr.trainer import DoPRTrainer
+    from dopr.engines.trl.config import DoPRConfig
+    from dopr.engines.trl.trainer import DoPRTrainer
 
 __version__ = "0.1.0"
 
@@ -37,11 +37,11 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # The trainer pulls in torch and TRL, which strategies and replay can do without.
     if name == "DoPRTrainer":
-        from dopr.trainer import DoPRTrainer
+        from dopr.engines.trl.trainer import DoPRTrainer
 
         return DoPRTrainer
     if name == "DoPRConfig":
-        from dopr.config import DoPRConfig
+        from dopr.engines.trl.config import DoPRConfig
 
         return DoPRConfig
     raise AttributeError(f"module 'dopr' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""What dopr.integrations.verl relies on in verl; fails loudly when verl moves it."""
+"""What dopr.engines.verl relies on in verl; fails loudly when verl moves it."""
 
 import inspect
 import os
@@ -16,9 +16,9 @@ from verl.trainer.ppo.v1 import agent_loop_tq, trainer_base, trainer_sync
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.config import validate_config
 
-import dopr.integrations.verl as adapter
+import dopr.engines.verl as adapter
 from dopr import UserError
-from dopr.integrations.core import make_engine_driver, read_settings
+from dopr.engines.adapter import make_engine_driver, read_settings
 
 
 def parameters(function) -> list[str]:
@@ -45,7 +45,7 @@ def test_verl_loads_the_adapter_by_its_own_means() -> None:
     )
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=os.environ | {"VERL_USE_EXTERNAL_MODULES": "dopr.integrations.verl"},
+        env=os.environ | {"VERL_USE_EXTERNAL_MODULES": "dopr.engines.verl"},
         capture_output=True,
         text=True,
         check=True,

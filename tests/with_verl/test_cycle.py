@@ -20,9 +20,9 @@ from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopO
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from dopr.advantages import compute_advantages
-from dopr.integrations.core import EngineSettings, make_engine_driver
-from dopr.integrations.verl import ChosenRollouts, DoPRTrainerSync
+from dopr.core.advantages import compute_advantages
+from dopr.engines.adapter import EngineSettings, make_engine_driver
+from dopr.engines.verl import ChosenRollouts, DoPRTrainerSync
 
 POOL = 12
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dopr.checkpoint import load_state
+from dopr.engines.trl.checkpoints import load_state
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     "VERL_ENGINE_DEVICE": "cuda",  # the same FSDP2 engine; verl lists it for cuda and npu only
-    "VERL_USE_EXTERNAL_MODULES": "cpu_verl,dopr.integrations.verl",
+    "VERL_USE_EXTERNAL_MODULES": "cpu_verl,dopr.engines.verl",
     "PYTHONPATH": os.pathsep.join(map(str, [HERE, HERE.parent, HERE.parents[1] / "src"])),
     "PYTHONHASHSEED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",

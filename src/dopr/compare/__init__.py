@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from dopr.compare.plan import ComparePlan
+from dopr.compare.comparison import ComparePlan
 
 if TYPE_CHECKING:
     from dopr.compare.jobs import missing_runs, run_one_of, run_side_by_side, work

@@ -21,12 +21,12 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dopr.compare.plan import ComparePlan, Try
+from dopr.compare.comparison import ComparePlan, Try
 from dopr.compare.run import open_folder, run_training
 from dopr.compare.tuning import tune
-from dopr.errors import UserError, unknown_name
-from dopr.settings import TrainSettings
-from dopr.train import TrainResult, finished_result
+from dopr.core.errors import UserError, unknown_name
+from dopr.runs.settings import TrainSettings
+from dopr.runs.train import TrainResult, finished_result
 
 Runs = dict[str, TrainSettings]
 

@@ -14,17 +14,17 @@ from typing import Any
 
 import torch
 
-from dopr.checkpoint import write_atomically
-from dopr.compare.plan import ComparePlan
+from dopr.compare.comparison import ComparePlan
 from dopr.compare.summary import FinishedRun, plan_mapping, summarise
 from dopr.compare.tuning import tune
-from dopr.errors import UserError
-from dopr.evaluation import measure_signal_rate
-from dopr.mapping import build, load_yaml, to_mapping, to_yaml
-from dopr.models import best_device
-from dopr.progress import Goal, Progress
-from dopr.settings import TrainSettings
-from dopr.train import TrainResult, load_materials, train
+from dopr.core.configuration import build, load_yaml, to_mapping, to_yaml
+from dopr.core.errors import UserError
+from dopr.core.files import write_atomically
+from dopr.policy.models import best_device
+from dopr.runs.evaluation import measure_signal_rate
+from dopr.runs.progress import Goal, Progress
+from dopr.runs.settings import TrainSettings
+from dopr.runs.train import TrainResult, load_materials, train
 
 _PACKAGES = ("dopr", "torch", "transformers", "trl", "reasoning-gym", "numpy")
 # Settings that may change between two calls without making the runs another comparison.
@@ -100,7 +100,7 @@ def run_training(settings: TrainSettings, label: str, quiet: bool) -> TrainResul
         UserError: the folder holds a run of other settings, or the run ended before its budget.
     """
     _refuse_other_settings(settings)
-    result = train(settings, resume=True, quiet=quiet, label=label, report=False)
+    result = train(settings, resume=True, quiet=quiet, label=label)
     gc.collect()
     if not result.finished:
         return None

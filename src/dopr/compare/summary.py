@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from dopr.compare.plan import ComparePlan, Try
-from dopr.compare.statistics import median_with_interval, paired_difference, ratios
+from dopr.compare.comparison import ComparePlan, Try
+from dopr.core.statistics import median_with_interval, paired_difference, ratios
 
 # Name in comparison.json -> field of eval.jsonl.
 COSTS = {

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from dopr.compare.plan import ComparePlan
+from dopr.compare.comparison import ComparePlan
 from dopr.compare.summary import final_score
-from dopr.settings import TrainSettings
-from dopr.train import TrainResult
+from dopr.runs.settings import TrainSettings
+from dopr.runs.train import TrainResult
 
 Row = dict[str, Any]
 RunOne = Callable[[TrainSettings, str], TrainResult | None]

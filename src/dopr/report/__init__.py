@@ -15,7 +15,7 @@ from typing import Any
 
 import jinja2
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.report.completions import TEXT_LIMIT, Interner, completion_table
 from dopr.report.data import Source, read_source, section
 from dopr.report.figures import payload

@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from dopr.alarms import WARNINGS_FILE, find_alarms
-from dopr.errors import UserError
-from dopr.new_lines import NewLines
+from dopr.core.errors import UserError
+from dopr.core.json_lines import NewLines
+from dopr.runs.alarms import WARNINGS_FILE, find_alarms
 
 Record = dict[str, Any]
 RUN_FILES = ("metrics.jsonl", "eval.jsonl", "ledger.parquet", "completions", "config.yaml")

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.report import write_report
 
 # What a run and a comparison write when they are done.

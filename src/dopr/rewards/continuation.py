@@ -7,8 +7,8 @@ from typing import Any
 
 from dopr.rewards import extract
 from dopr.rewards.mathematics import RewardFunction, is_missing, require_answers
+from dopr.rewards.sentences import first_sentence
 from dopr.rewards.similarity import other_tasks, row_info
-from dopr.sentences import first_sentence
 
 _RULES = (extract.answer_tag, extract.boxed)
 # A minus sign belongs to its number, a hyphen between two words or numbers to neither.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from dopr.errors import UserError, unknown_name
+from dopr.core.errors import UserError, unknown_name
 from dopr.rewards import extract
 from dopr.rewards.mathematics import RewardFunction, require_answers
 from dopr.rewards.sandbox import Pool

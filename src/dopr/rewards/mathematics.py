@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.rewards import extract
 from dopr.rewards.sandbox import Pool
 from dopr.rewards.stats import LogMetric, record

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 
 Reward = Callable[..., list[float | None]]
 

@@ -5,8 +5,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dopr.errors import UserError, unknown_name
-from dopr.loading import is_file_spec, load_object, split_file_spec
+from dopr.core.errors import UserError, unknown_name
+from dopr.core.user_objects import is_file_spec, load_object, split_file_spec
 from dopr.rewards.continuation import make_rlpt_reward, rlpt_reward
 from dopr.rewards.gym import gym_reward
 from dopr.rewards.mathematics import RewardFunction, math_reward
@@ -148,7 +148,12 @@ class IsolatedReward:
 
 
 def load_reward(
-    name: str, *, isolate: bool = True, timeout_s: float = 60.0, judge: str | None = None
+    name: str,
+    *,
+    isolate: bool = True,
+    timeout_s: float = 60.0,
+    judge: str | None = None,
+    embedding: Callable[[str], RewardFunction] | None = None,
 ) -> RewardFunction:
     """A reward function by name.
 
@@ -161,6 +166,8 @@ def load_reward(
         timeout_s: seconds for one call of an isolated reward.
         judge: `path/to/file.py:name`, what scores the predictions of "rlpt" instead of the match
             of words; of no effect on other rewards.
+        embedding: what makes a reward of the folder in `embedding:DIR`, such as
+            `dopr.policy.embedder.embedding_reward`.
 
     Raises:
         UserError: unknown name; missing file or name; not callable.
@@ -173,9 +180,9 @@ def load_reward(
             raise UserError(f"reward {name!r} is not callable; name a function")
         return function
     if name.startswith(EMBEDDING_PREFIX):
-        from dopr.embedding_rewards.reward import EmbeddingReward  # loads torch and a model
-
-        return EmbeddingReward(name.removeprefix(EMBEDDING_PREFIX))
+        if embedding is None:
+            raise UserError(f"reward {name!r} reads a model; give load_reward `embedding`")
+        return embedding(name.removeprefix(EMBEDDING_PREFIX))
     short = name.removesuffix("_reward")
     if short not in REWARDS:
         raise unknown_name("reward", name, [*REWARDS, "embedding:DIR", "path/to/file.py:name"])

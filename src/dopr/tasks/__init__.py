@@ -5,7 +5,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from dopr.errors import UserError, unknown_name
+from dopr.core.errors import UserError, unknown_name
 from dopr.tasks.columns import Row, make_mapper, to_json
 from dopr.tasks.gym import gym_rows, list_families
 from dopr.tasks.rlpt import rlpt_rows
@@ -102,7 +102,7 @@ def _expand(source: str) -> list[str]:
     """The sources behind a pool of the tiny model; any other source is itself."""
     if not source.startswith("tiny:"):
         return [source]
-    from dopr.warmstart.pools import POOLS
+    from dopr.tasks.tiny_pools import POOLS
 
     known = {
         f"tiny:{family}/{name}": urls for family, of in POOLS.items() for name, urls in of.items()

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dopr.errors import UserError, unknown_name
+from dopr.core.errors import UserError, unknown_name
 from dopr.rewards.extract import boxed, hashes
 
 # In order of preference: the first that a dataset has is taken.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
-from dopr.errors import UserError, unknown_name
+from dopr.core.errors import UserError, unknown_name
 from dopr.rewards.gym import CONFIG_KEY, families
 from dopr.tasks.columns import Row, to_json
 

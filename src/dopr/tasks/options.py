@@ -6,8 +6,8 @@ from urllib.parse import unquote
 
 import yaml
 
-from dopr.errors import UserError, unknown_name
-from dopr.mapping import build
+from dopr.core.configuration import build
+from dopr.core.errors import UserError, unknown_name
 
 T = TypeVar("T")
 

@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from dopr.errors import UserError
+from dopr.core.errors import UserError
 from dopr.rewards.continuation import words
-from dopr.sentences import split_sentences
+from dopr.rewards.sentences import split_sentences
 from dopr.tasks.columns import Row
 from dopr.tasks.options import one_of, parse_source
 from dopr.tasks.srl import THOUGHTS

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dopr.errors import UserError, unknown_name
-from dopr.loading import load_object
+from dopr.core.errors import UserError, unknown_name
+from dopr.core.user_objects import load_object
 
 RawRows = list[dict[str, Any]]
 

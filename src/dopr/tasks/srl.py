@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dopr.errors import UserError, unknown_name
-from dopr.sentences import split_sentences
+from dopr.core.errors import UserError, unknown_name
+from dopr.rewards.sentences import split_sentences
 from dopr.tasks.columns import PROMPTS, Row
 from dopr.tasks.options import one_of, parse_source
 from dopr.tasks.sources import read_source

@@ -7,7 +7,7 @@ makes the supervised rows, `train` the model, `describe` measures it on the pool
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dopr.warmstart.train import WarmstartConfig, run_warmstart
+    from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
 
 __all__ = ["WarmstartConfig", "run_warmstart"]
 

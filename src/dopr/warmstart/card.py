@@ -14,7 +14,7 @@ from dopr.warmstart.habits import HABITS
 
 if TYPE_CHECKING:
     from dopr.warmstart.curate import CurateConfig
-    from dopr.warmstart.train import WarmstartConfig
+    from dopr.warmstart.finetune import WarmstartConfig
 
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "reasoning-gym")
 
@@ -111,7 +111,7 @@ Versions: {versions}.
 Temperature 1, at most 64 new tokens, {measure_rollouts} rollouts a prompt, reasoning-gym's score of
 1.0 counted as right. Signal rate: share of groups of 8 with differing rewards. `careful`, `guess`,
 `sloppy`: accuracy among the completions in that habit. `careful forced`: every completion made to
-begin carefully. The pools are in `dopr.warmstart.pools`; `eval` shares no prompt with the others.
+begin carefully. The pools are in `dopr.tasks.tiny_pools`; `eval` shares no prompt with the others.
 
 {figures}
 """

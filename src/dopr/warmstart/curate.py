@@ -16,10 +16,11 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.cluster.vq import kmeans2
 from scipy.spatial.distance import pdist
 
-from dopr.errors import UserError, unknown_name
-from dopr.mapping import at_least
+from dopr.core.configuration import at_least
+from dopr.core.errors import UserError, unknown_name
+from dopr.core.strategy import REWARD_TOLERANCE
+from dopr.policy.embedder import embedding_reward
 from dopr.rewards.extract import completion_text
-from dopr.strategies.base import REWARD_TOLERANCE
 from dopr.tasks.columns import PROMPTS
 from dopr.tasks.sources import read_source
 from dopr.warmstart.patterns import pattern_features, scaled
@@ -189,7 +190,7 @@ def _score(rows: Any, names: Any, prompt: str, response: str, reward: str) -> li
     columns = {
         name: [row.get(name) for row in rows] for name in names if name not in (prompt, response)
     }
-    score: Callable[..., list[float | None]] = load_reward(reward)
+    score: Callable[..., list[float | None]] = load_reward(reward, embedding=embedding_reward)
     return score(
         prompts=[row[prompt] for row in rows],
         completions=[row[response] for row in rows],
@@ -200,7 +201,7 @@ def _score(rows: Any, names: Any, prompt: str, response: str, reward: str) -> li
 def _describe(solutions: Solutions, embedder: str | None) -> Array:
     if embedder is None:
         return pattern_features(solutions.responses)
-    from dopr.embedding_rewards.embedder import load_embedder
+    from dopr.policy.embedder import load_embedder
 
     found = load_embedder(embedder).embed(solutions.prompts, solutions.responses)
     return scaled(np.asarray(found, dtype=np.float64))

@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dopr.tasks.gym import parse_options
+from dopr.tasks.tiny_pools import POOLS
 from dopr.warmstart.families import Entry
 from dopr.warmstart.habits import HABITS, OPENINGS, final_answer, habit_of
-from dopr.warmstart.pools import POOLS
 
 GROUP_SIZE = 8
 MAX_COMPLETION_LENGTH = 64

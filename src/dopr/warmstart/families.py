@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Literal
 
 from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
-from dopr.errors import unknown_name
+from dopr.core.errors import unknown_name
 
 Entry = dict[str, Any]
 """One reasoning-gym item: `question`, `answer` and `metadata`."""

@@ -1,0 +1,122 @@
+"""The command `dopr`: the command line is read here, each command has a file beside this one.
+
+A user's mistake prints one line to standard error and exits with 2. Heavy packages are imported
+by the subcommand that needs them, so that help is instant.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dopr.cli import (
+    compare,
+    evaluate,
+    plan,
+    replay,
+    report,
+    rewards,
+    strategies,
+    tasks,
+    train,
+    warmstart,
+)
+from dopr.core.errors import UserError
+
+_COMMANDS = (train, compare, evaluate, replay, plan, report, tasks, strategies, warmstart, rewards)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    arguments, overrides = _parse(list(sys.argv[1:] if argv is None else argv))
+    _quiet_libraries()
+    try:
+        return int(arguments.run(arguments, overrides) or 0)
+    except UserError as error:
+        return _complain(str(error), 2)
+    except OSError as error:
+        from dopr.runs.train import is_disk_error
+
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if error.errno is not None and not is_disk_error(error):
+            raise
+        return _complain(str(error), 1)
+    except KeyboardInterrupt:
+        return _complain("stopped at once; the last checkpoint stands", 130)
+
+
+def _complain(text: str, status: int) -> int:
+    print(f"dopr: error: {' '.join(text.split())}", file=sys.stderr)
+    return status
+
+
+# -- the command line ------------------------------------------------------------------------
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser, known = _parser()
+    name = next((word for word in argv if word in known.choices), None)
+    overrides: list[str] = []
+    if name in ("train", "compare", "warmstart") and not {"-h", "--help"} & set(argv):
+        argv, overrides = _split(argv, known.choices[name])
+    arguments = parser.parse_args(argv)
+    if not hasattr(arguments, "run"):
+        parser.print_help()
+        raise SystemExit(2)
+    return arguments, overrides
+
+
+def _split(argv: list[str], command: argparse.ArgumentParser) -> tuple[list[str], list[str]]:
+    """The words argparse knows, and the settings `--name value` that it does not."""
+    known = {o: a.nargs != 0 for a in command._actions for o in a.option_strings}
+    ours: list[str] = []
+    settings: list[str] = []
+    words = iter(argv)
+    for word in words:
+        name, equals, _ = word.partition("=")
+        target = ours if name in known or not word.startswith("--") else settings
+        target.append(word)
+        takes_value = known.get(name, True) if word.startswith("-") else False
+        if takes_value and not equals:
+            target.extend(value for value in [next(words, None)] if value is not None)
+    return ours, settings
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Any]:
+    parser = argparse.ArgumentParser(
+        prog="dopr",
+        description="Reinforcement learning for reasoning models with few rollouts: the prompt is "
+        "chosen before its rollouts are paid for.",
+        allow_abbrev=False,
+    )
+    from dopr import __version__
+
+    parser.add_argument("--version", action="version", version=f"dopr {__version__}")
+    subparsers = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, text: str, run: Callable[..., Any]) -> argparse.ArgumentParser:
+        command = subparsers.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(run=run)
+        return command
+
+    for module in _COMMANDS:
+        module.add_command(add)
+    return parser, subparsers
+
+
+def _quiet_libraries() -> None:
+    """Keep the libraries' chatter off the screen; warnings of dopr itself stay."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore")
+    logging.basicConfig(format="dopr: %(message)s", level=logging.ERROR, stream=sys.stderr)
+    logging.getLogger("dopr").setLevel(logging.WARNING)
+    logging.getLogger("trl").setLevel(logging.ERROR)

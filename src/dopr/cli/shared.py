@@ -1,0 +1,56 @@
+"""What several commands share: settings from the command line, and how things are printed."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from typing import Any
+
+OVERRIDES = "Any setting can be given as --name value or --group.name value."
+AddCommand = Callable[..., argparse.ArgumentParser]
+
+
+def read_settings(arguments: argparse.Namespace, overrides: list[str], cls: Any) -> Any:
+    """The dataclass `cls` from `--config` and the overrides on the command line."""
+    from dopr.core.configuration import apply_overrides, build, load_yaml, parse_overrides
+
+    mapping = load_yaml(arguments.config) if arguments.config else {}
+    return build(cls, apply_overrides(mapping, parse_overrides(overrides)))
+
+
+def print_config(settings: Any) -> int:
+    """Print every setting as YAML; returns the exit status."""
+    from dopr.core.configuration import to_mapping, to_yaml
+
+    print(to_yaml(to_mapping(settings)), end="")
+    return 0
+
+
+def number(value: float | None) -> str:
+    """A figure for a table, `-` where there is none."""
+    return "-" if value is None else f"{value:.4f}"
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """A plain table on the terminal."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for name in head:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
+    console().print(table)
+
+
+def console() -> Any:
+    """A terminal of rich; wide where the output goes into a file."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def hide_loading_bars() -> None:
+    """No bars of transformers while weights are read."""
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()

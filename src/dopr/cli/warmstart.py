@@ -1,0 +1,39 @@
+"""`dopr warmstart`: a small model with latent capability."""
+
+import argparse
+import contextlib
+import json
+import sys
+
+from dopr.cli.shared import (
+    OVERRIDES,
+    AddCommand,
+    print_config,
+    read_settings,
+)
+
+_EPILOG = (
+    f"{OVERRIDES} Example: dopr warmstart --base MODEL --curate.data solutions.jsonl "
+    "--curate.size 256 --learning_rate 1e-5 --measure_prompts 0 --output_dir runs/warm"
+)
+
+
+def add_command(add: AddCommand) -> None:
+    """Put `warmstart` among the commands."""
+    command = add("warmstart", "Make a small model with latent capability.", run)
+    command.add_argument("--config", metavar="FILE", help="YAML file with settings")
+    command.add_argument("--print-config", action="store_true", help="print the settings and stop")
+    command.epilog = _EPILOG
+
+
+def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
+    """Do what the command line asks for; returns the exit status."""
+    from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
+
+    settings = read_settings(arguments, overrides, WarmstartConfig)
+    if arguments.print_config:
+        return print_config(settings)
+    with contextlib.redirect_stdout(sys.stderr):  # where transformers prints its losses
+        result = run_warmstart(settings)
+    print(json.dumps(result, indent=2, default=str))
+    return 0

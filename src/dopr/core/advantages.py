@@ -1,0 +1,158 @@
+"""From a group's rewards to its advantages, whatever the group's size. NumPy only.
+
+Every estimator treats a reward of NaN (nothing could score the rollout) as absent: it enters no
+mean, and its own advantage is 0.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr.core.errors import unknown_name
+from dopr.core.ledger import Ledger
+from dopr.core.strategy import Group
+from dopr.core.success_rates import reward_range
+
+# TRL adds this to the standard deviation; the same number keeps uniform choice equal to TRL.
+STD_EPSILON = 1e-4
+
+Array = NDArray[np.float64]
+
+
+def group_relative(rewards: Array, baseline: float | None = None) -> Array:
+    """A_i = r_i - mean(r): GRPO before scaling [2402.03300, V], Dr.GRPO's whole advantage [V].
+
+    Args:
+        rewards: shape (n,).
+        baseline: subtracted instead of the mean where given.
+    """
+    center = _mean(rewards) if baseline is None else baseline
+    return np.nan_to_num(rewards - center, nan=0.0)
+
+
+def leave_one_out(rewards: Array) -> Array:
+    """A_i = r_i - mean of the others (RLOO [2402.14740, V]), shape (n,); 0 for a single rollout."""
+    return _against_others(rewards, None, rewards)
+
+
+def discounted_beta_bernoulli(group: Group, ledger: Ledger, prior: float = 1.0) -> Array:
+    """A_i = (r_i - m) / (s + eps) with m, s of the prompt's discounted Beta posterior.
+
+    alpha <- lambda alpha + successes, beta <- lambda beta + failures over the prompt's visits, this
+    one included; m = alpha / (alpha + beta), s^2 = m (1 - m). A group without variance keeps a
+    gradient, unless the prompt has always gone the same way. Rewards are mapped to [0, 1] by the
+    lowest and highest seen. Source: DBB [2603.18444, V]; `prior` (alpha and beta at the start) is
+    an option.
+
+    Args:
+        group: finished group, already observed by `ledger`.
+        ledger: gives the discounted mean and weight; its discount is lambda.
+        prior: pseudo-counts of a success and of a failure before the first visit.
+    """
+    i = group.prompt_id
+    low, high = reward_range(ledger)
+    spread = high - low
+    faded = prior * ledger.discount ** int(ledger.visits[i])
+    successes = float(ledger.weight[i]) * (float(ledger.mean[i]) - low) / spread
+    alpha = faded + successes
+    beta = faded + float(ledger.weight[i]) - successes
+    mean = alpha / (alpha + beta)
+    std = np.sqrt(max(mean * (1 - mean), 0.0))
+    return np.nan_to_num(((group.rewards - low) / spread - mean) / (std + STD_EPSILON), nan=0.0)
+
+
+def zero_variance(group: Group, ledger: Ledger, alpha: float = 0.1) -> Array:
+    """Group-relative advantages, and +-alpha where the group's rewards do not differ.
+
+    All right gives +alpha, all wrong -alpha; the trainer then shapes these by token entropy: alpha
+    H_t where all were right, -alpha (max_k H_k - H_t) where all were wrong, H_t the entropy at
+    token t in nats, without gradient. Right means above the middle of the rewards seen so far.
+
+    Source: RL-ZVP [2509.21880, S]; its alpha lies between 0.1 and 0.2.
+    """
+    if group.informative or not group.scored.size:
+        return _group(group, ledger)
+    low, high = reward_range(ledger)
+    sign = 1.0 if group.mean > (low + high) / 2 else -1.0
+    return np.where(np.isnan(group.rewards), 0.0, sign * alpha)
+
+
+def _mean(rewards: Array) -> float:
+    scored = rewards[~np.isnan(rewards)]
+    return float(scored.mean()) if scored.size else 0.0
+
+
+def _std(rewards: Array) -> float:
+    """Standard deviation with n - 1, as TRL has it; 0 for fewer than two rewards."""
+    scored = rewards[~np.isnan(rewards)]
+    return float(scored.std(ddof=1)) if scored.size > 1 else 0.0
+
+
+def _group(group: Group, ledger: Ledger) -> Array:
+    return group_relative(group.rewards, group.baseline)
+
+
+def _leave_one_out(group: Group, ledger: Ledger) -> Array:
+    """Among the rollouts whose mean is the baseline: all of the group, or those that are kept."""
+    if group.baseline is None or group.kept is None or np.isclose(group.baseline, group.mean):
+        return leave_one_out(group.rewards)
+    return _against_others(group.rewards, group.baseline, group.rewards[group.kept])
+
+
+def _against_others(rewards: Array, baseline: float | None, averaged: Array) -> Array:
+    """Deviations from a mean, rid of each rollout's own part in it: times m / (m - 1).
+
+    Args:
+        rewards: shape (n,).
+        baseline: that mean; None takes that of `rewards`.
+        averaged: the m rewards behind it, NaN where absent.
+    """
+    count = int(np.count_nonzero(~np.isnan(averaged)))
+    if count < 2:
+        return np.zeros_like(rewards)
+    return group_relative(rewards, baseline) * count / (count - 1)
+
+
+# Most give advantages in units of reward, which may still be scaled; DBB brings its own scale, and
+# so do the groups without variance under zvp.
+ESTIMATORS: dict[str, Callable[[Group, Ledger], Array]] = {
+    "group": _group,
+    "leave_one_out": _leave_one_out,
+    "dbb": discounted_beta_bernoulli,
+    "zvp": zero_variance,
+}
+
+
+def compute_advantages(
+    groups: Sequence[Group], ledger: Ledger, estimator: str = "group", scale: str = "group"
+) -> list[Array]:
+    """Advantages of every rollout of every group, kept or not.
+
+    Args:
+        groups: finished groups, of any sizes.
+        ledger: what is known about their prompts, these groups included.
+        estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
+        scale: `group` divides by the group's standard deviation, `batch` by that of all rewards,
+            `none` by nothing (TRL's `scale_rewards`). DBB brings its own scale.
+
+    Returns:
+        One array of shape (n,) per group; the group's `weights` are multiplied in.
+
+    Raises:
+        UserError: unknown estimator or scale.
+    """
+    if estimator not in ESTIMATORS:
+        raise unknown_name("advantage estimator", estimator, ESTIMATORS)
+    if scale not in ("group", "batch", "none"):
+        raise unknown_name("scale_rewards", scale, ("group", "batch", "none"))
+    batch_std = _std(np.concatenate([g.rewards for g in groups])) if groups else 0.0
+    result = []
+    for group in groups:
+        advantages = ESTIMATORS[estimator](group, ledger)
+        own_scale = estimator == "dbb" or (estimator == "zvp" and not group.informative)
+        if not own_scale and scale != "none":
+            std = _std(group.rewards) if scale == "group" else batch_std
+            advantages = advantages / (std + STD_EPSILON)
+        result.append(advantages if group.weights is None else advantages * group.weights)
+    return result

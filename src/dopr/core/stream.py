@@ -1,0 +1,105 @@
+"""The order in which prompts are drawn: without replacement, epoch after epoch, never dry."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr.core.errors import UserError
+
+
+class PromptStream:
+    """Draws prompt ids from a seeded permutation and starts a new one when it is used up.
+
+    Args:
+        size: number of prompts in the pool.
+        seed: the same seed gives the same order.
+
+    Attributes:
+        rng: generator for tie breaks and draws of the strategies; saved with the stream.
+        categories: shape (size,), a number for the kind of each prompt (its source or subject); all
+            0 where nothing is known.
+
+    Raises:
+        UserError: the pool is empty.
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        if size < 1:
+            raise UserError("the pool of prompts is empty; give a dataset with at least one row")
+        self.size = size
+        self.categories = np.zeros(size, dtype=np.int64)
+        self.epoch = -1
+        self._order = np.random.default_rng([seed, 0])
+        self.rng = np.random.default_rng([seed, 1])
+        self._ahead = np.empty(0, dtype=np.int64)
+        self._position = 0
+
+    def draw(self, count: int) -> NDArray[np.int64]:
+        """The next `count` prompt ids; distinct while `count` is at most the pool's size."""
+        if 0 < count <= len(self._ahead) - self._position:
+            self._position += count
+            return self._ahead[self._position - count : self._position]
+        taken: list[NDArray[np.int64]] = []
+        missing = count
+        while missing > 0:
+            if self._position == len(self._ahead):
+                self._start_epoch(avoid=np.concatenate(taken) if taken else None)
+            batch = self._ahead[self._position : self._position + missing]
+            self._position += len(batch)
+            missing -= len(batch)
+            taken.append(batch)
+        return np.concatenate(taken) if taken else np.empty(0, dtype=np.int64)
+
+    def _start_epoch(self, avoid: NDArray[np.int64] | None) -> None:
+        self.epoch += 1
+        order = self._order.permutation(self.size)
+        if avoid is not None and len(avoid) < self.size:
+            # A draw that spans two epochs must not hold a prompt twice: those just drawn go last.
+            was_drawn = np.zeros(self.size, dtype=bool)
+            was_drawn[avoid] = True
+            drawn = was_drawn[order]
+            order = np.concatenate([order[~drawn], order[drawn]])
+        self._ahead = order
+        self._position = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "size": self.size,
+            "epoch": self.epoch,
+            "ahead": self._ahead[self._position :].copy(),
+            "order_rng": self._order.bit_generator.state,
+            "choice_rng": self.rng.bit_generator.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the saved stream stood.
+
+        Raises:
+            UserError: the saved stream belongs to a pool of another size.
+        """
+        if state["size"] != self.size:
+            raise UserError(
+                f"the checkpoint was made with {state['size']} prompts but the dataset has "
+                f"{self.size}; resume with the same dataset"
+            )
+        self.epoch = int(state["epoch"])
+        self._ahead = np.asarray(state["ahead"], dtype=np.int64)
+        self._position = 0
+        self._order.bit_generator.state = state["order_rng"]
+        self.rng.bit_generator.state = state["choice_rng"]
+
+
+class OfferedStream(PromptStream):
+    """A stream whose order comes from outside: the trainer's own data loader offers each batch."""
+
+    def offer(self, ids: NDArray[np.int64]) -> None:
+        """Set what the next draws give, shape (k,)."""
+        self._ahead = np.asarray(ids, dtype=np.int64)
+        self._position = 0
+
+    def draw(self, count: int) -> NDArray[np.int64]:
+        """The next of the offered ids, at most `count`."""
+        batch = self._ahead[self._position : self._position + count]
+        self._position += len(batch)
+        return batch

@@ -1,0 +1,155 @@
+"""Rounds of rollouts as TRL made them, and the groups cut from them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dopr.core.errors import UserError
+from dopr.engines.trl import rollout_tensors
+from dopr.policy.final_answers import disagreement
+from dopr.strategies import Group, Request, Strategy
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Round:
+    """One call of TRL's generation and scoring.
+
+    Attributes:
+        batch: TRL's output, this process's rows.
+        local_rows: rows on each process.
+        advantages_hold: TRL knew the groups' size, so its advantages are right.
+        shared: every process holds all rows, and `local_rows` counts these.
+    """
+
+    batch: dict[str, Any]
+    local_rows: int
+    advantages_hold: bool
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Consecutive rollouts of a round; a group's handle is a tuple of these.
+
+    Attributes:
+        round: where they were made.
+        start: first row, counted over all processes.
+        count: number of rows.
+    """
+
+    round: Round
+    start: int
+    count: int
+
+
+def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
+    """A group's tensors as arrays, for a checkpoint; its rounds are shared by all processes."""
+    packed = []
+    for segment in handle:
+        rows = slice(segment.start, segment.start + segment.count)
+        tensors = rollout_tensors.row_tensors(segment.round.batch)
+        packed.append(
+            {key: rollout_tensors.to_array(value[rows]) for key, value in tensors.items()}
+        )
+    return packed
+
+
+def unpack_handle(
+    packed: list[dict[str, NDArray[Any]]], device: torch.device
+) -> tuple[Segment, ...]:
+    """What `pack_handle` packed, each segment with a round of its own."""
+    handle = []
+    for arrays in packed:
+        batch = {key: torch.as_tensor(value, device=device) for key, value in arrays.items()}
+        count = len(batch["completion_ids"])
+        handle.append(Segment(Round(batch, count, advantages_hold=False, shared=True), 0, count))
+    return tuple(handle)
+
+
+def is_plain_batch(
+    kept: list[Group], generated: list[Group], local_rows: int, processes: int
+) -> bool:
+    """Whether this is a batch as TRL makes it: one round, every rollout kept, the usual size."""
+    if len(kept) != len(generated) or not kept:
+        return False
+    in_order = all(k.handle is g.handle for k, g in zip(kept, generated, strict=True))
+    if not in_order or any(len(group.handle) != 1 for group in kept):
+        return False
+    first: Round = kept[0].handle[0].round
+    rows = sum(group.num_rollouts for group in kept)
+    return (
+        (processes == 1 or not first.shared)
+        and all(group.handle[0].round is first for group in kept)
+        and all(group.kept is None for group in kept)
+        and first.local_rows == local_rows
+        and rows == local_rows * processes
+    )
+
+
+def trl_advantages_hold(kept: Sequence[Group]) -> bool:
+    """Whether TRL's own group advantages are right for groups that fill its batch as they came.
+
+    Args:
+        kept: at least one group.
+    """
+    holds: bool = kept[0].handle[0].round.advantages_hold
+    return holds and all(group.baseline is None and group.weights is None for group in kept)
+
+
+def check_fresh(kept: Sequence[Group], strategy: Strategy, step: int) -> None:
+    """Refuse rollouts of earlier steps whose log-probabilities nobody has kept.
+
+    Args:
+        kept: the groups to train on.
+        strategy: which returned them.
+        step: the step just made.
+
+    Raises:
+        UserError: it returns such groups without saying so beforehand.
+    """
+    if not strategy.replays and any(group.step != step for group in kept):
+        raise UserError(
+            f"strategy {strategy.name!r} returns groups of earlier steps; set its class attribute "
+            "replays = True, so that the log-probabilities of its rollouts are kept"
+        )
+
+
+def make_groups(
+    requests: Sequence[Request],
+    done: Round,
+    step: int,
+    rewards: NDArray[np.float64],
+    tokens: NDArray[np.int64],
+    entropies: NDArray[np.float64] | None = None,
+    answers: list[str] | None = None,
+) -> list[Group]:
+    """The groups of one round, in the order of the requests.
+
+    Args:
+        requests: what was asked for.
+        done: the round.
+        step: of the optimiser.
+        rewards, tokens: shape (n,), of the round's rollouts over all processes.
+        entropies: mean token entropy of each rollout, shape (n,), where the strategy reads it.
+        answers: of each rollout, where the strategy reads them.
+    """
+    groups, start = [], 0
+    for request in requests:
+        rows = slice(start, start + request.num_rollouts)
+        group = Group(
+            request.prompt_id,
+            rewards[rows],
+            tokens[rows],
+            step,
+            entropies=None if entropies is None else entropies[rows],
+            disagreement=math.nan if answers is None else disagreement(answers[rows]),
+            handle=(Segment(done, start, request.num_rollouts),),
+        )
+        groups.append(group)
+        start = rows.stop
+    return groups

@@ -1,0 +1,149 @@
+"""From a trainer's settings to the driver that runs its strategy."""
+
+import importlib.util
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from dopr.core.driver import Driver
+from dopr.core.errors import UserError
+from dopr.core.strategy import UsualSize, check_options
+from dopr.core.stream import OfferedStream, PromptStream
+from dopr.engines.prompt_pool import prompt_categories
+from dopr.engines.trl.config import Selection
+from dopr.policy.measuring import QUANTITIES
+from dopr.strategies import Strategy, Uniform, make_strategy
+
+_ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
+
+
+def check_engine(use_vllm: bool) -> None:
+    """Refuse vLLM where there is none, before weights are loaded.
+
+    Args:
+        use_vllm: TRL's setting.
+
+    Raises:
+        UserError: vLLM is asked for and not installed.
+    """
+    if use_vllm and importlib.util.find_spec("vllm") is None:
+        raise UserError(
+            "use_vllm is set but vLLM is not installed; install dopr with its extra `vllm`, or set "
+            "use_vllm to false to generate with transformers"
+        )
+
+
+def check_saving(accelerator: Accelerator) -> None:
+    """Refuse DeepSpeed's ZeRO-3 where it would end a run without a model that can be loaded.
+
+    Raises:
+        UserError: the parameters are spread over processes and not gathered when saved.
+    """
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return
+    config = accelerator.state.deepspeed_plugin.hf_ds_config
+    gathered = config.get_value("zero_optimization.stage3_gather_16bit_weights_on_model_save")
+    if config.is_zero3() and not gathered:
+        raise UserError(
+            "with ZeRO-3 the trained model is saved only if "
+            "zero_optimization.stage3_gather_16bit_weights_on_model_save is true in DeepSpeed's "
+            "settings (zero3_save_16bit_model in accelerate's); set it"
+        )
+
+
+def check_pool(pool: Any) -> None:
+    """Refuse a dataset that prompts cannot be chosen from.
+
+    Args:
+        pool: the training prompts.
+
+    Raises:
+        UserError: it is no map-style `datasets.Dataset`, or has no rows.
+    """
+    if not isinstance(pool, Dataset):
+        raise UserError(
+            "DoPRTrainer needs a map-style datasets.Dataset as train_dataset: choosing among "
+            "prompts needs to look them up by row"
+        )
+    if len(pool) == 0:
+        raise UserError("train_dataset is empty; give at least one prompt")
+
+
+def loader_rows(pool: Dataset, stream: PromptStream, args: Any) -> Dataset:
+    """What TRL's loader goes through: the pool, repeated where it does not fill a batch.
+
+    Of a pool smaller than a batch TRL's sampler makes no batch at all, and training would end at
+    once.
+
+    Args:
+        pool: the training prompts.
+        stream: of the driver; one that goes by the loader's order needs the rows' numbers.
+        args: TRL's settings, read for group size and batch.
+    """
+    rows = pool
+    if isinstance(stream, OfferedStream):
+        rows = rows.add_column(_ROW, list(range(len(rows))))
+    wanted = args.generation_batch_size // args.num_generations
+    if len(rows) < wanted:
+        rows = rows.select(np.resize(np.arange(len(rows)), wanted))
+    return rows
+
+
+def loader_order(inputs: list[dict[str, Any]], num_generations: int) -> NDArray[np.int64]:
+    """The prompts of the loader's batch over all processes, each once, as row numbers; shape (k,).
+
+    Args:
+        inputs: this process's rows of `loader_rows`, each prompt `num_generations` times.
+        num_generations: rollouts of a prompt.
+    """
+    rows = gather_object([row[_ROW] for row in inputs])
+    return np.asarray(rows[::num_generations], dtype=np.int64)
+
+
+def make_driver(
+    strategy: Strategy | str | None, settings: Selection, pool: Dataset, args: Any
+) -> Driver:
+    """The driver of a training run.
+
+    Args:
+        strategy: an object, a name, or None for what the settings name.
+        settings: how prompts are chosen.
+        pool: the training prompts.
+        args: TRL's settings, read for seed, group size and batch.
+
+    Raises:
+        UserError: unknown strategy or option.
+    """
+    if isinstance(strategy, Strategy):
+        given = {f.name: getattr(strategy, f.name) for f in fields(strategy) if f.init}
+        check_options(type(strategy), given)
+        if isinstance(strategy.num_generations, UsualSize):
+            strategy.num_generations = args.num_generations
+    else:
+        options = settings.strategy_args
+        if isinstance(options, str):
+            raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
+        options = {"num_generations": args.num_generations} | (options or {})
+        strategy = make_strategy(strategy or settings.strategy, **options)
+    stream = PromptStream(len(pool), args.seed)
+    if getattr(strategy, "prompts_per_step", 1) is None:
+        room = max(1, args.generation_batch_size // args.num_generations)
+        if isinstance(strategy, Uniform):
+            # Without options uniform choice is plain GRPO: the trainer's batch and its order.
+            strategy.prompts_per_step = room
+            stream = OfferedStream(len(pool), args.seed)
+        else:
+            vars(strategy)["prompts_per_step"] = min(strategy.usual_prompts, room)
+    stream.categories = prompt_categories(pool)
+    return Driver(
+        strategy,
+        stream,
+        max_rounds=settings.max_rounds,
+        can_measure=QUANTITIES,
+        discount=settings.ledger_discount,
+    )

@@ -1,0 +1,327 @@
+"""Sampling completions with less work between the tokens.
+
+`generate` of transformers takes a decoding loop as an argument; this is one for plain decoder
+models on a single device. It samples from the same distribution as the library's own loop, and
+saves what that loop spends on every token:
+
+- keys and values go into room set aside for them and are not copied at every token;
+- the layers' operations are called without the wrappers around them (`dopr.policy.direct_layers`);
+- rollouts of one prompt share its prefill;
+- rows that have ended leave the batch;
+- a token takes one random number a row.
+
+All but the first change the last bit of a logit or the order of random numbers. `exact` does
+without them and calls the library's layers, so that the same random state gives the same tokens.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from transformers import (
+    GenerationConfig,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    StoppingCriteriaList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import Cache
+
+from dopr.policy.direct_layers import DirectLayer, as_operation
+from dopr.policy.roomy_cache import RoomyLayer
+
+# Their models are a stack of layers called with these arguments and nothing around it.
+_KNOWN_MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+# Changes of the logits that ask nothing but a row's own logits and length.
+_ROW_BY_ROW = (
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    MinPLogitsWarper,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+)
+_FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
+# On a GPU, asking whether all rows have ended waits for it; here is how many tokens go in between.
+_TOKENS_BETWEEN_CHECKS = 16
+
+
+def is_supported(model: Any) -> bool:
+    """Whether this loop can stand in for the library's own with `model` (adapters included)."""
+    base = _base_model(model)
+    config: Any = getattr(base, "config", None)
+    kinds = getattr(config, "layer_types", None) or ["full_attention"]
+    return bool(
+        type(base).__name__ in _KNOWN_MODELS
+        and getattr(config, "_attn_implementation", None) == "sdpa"
+        and set(kinds) == {"full_attention"}
+        and (type(base).__name__ != "MistralForCausalLM" or config.sliding_window is None)
+        and getattr(base.model.rotary_emb, "rope_type", None) in _FIXED_ROTARY
+        and len(set(getattr(base, "hf_device_map", {}).values())) <= 1
+    )
+
+
+def _base_model(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def decoding_loop(model: Any, exact: bool = False) -> Callable[..., torch.Tensor] | None:
+    """What to give to `model.generate` as `custom_generate`; None stands for its own loop.
+
+    Args:
+        model: the policy, with or without adapters.
+        exact: keep to the library's shapes, so that every bit of the logits is the same.
+    """
+    return functools.partial(sample, exact=exact) if is_supported(model) else None
+
+
+@contextlib.contextmanager
+def faster_generation(model: Any, config: GenerationConfig | None, exact: bool) -> Iterator[None]:
+    """Let `model.generate`, called by someone else with `config`, use this loop where it can."""
+    loop = decoding_loop(model, exact) if config is not None and _is_plain(config) else None
+    if loop is None:
+        yield
+        return
+    own = vars(model).get("generate")  # a wrapper that someone put on this very model
+    model.generate = functools.partial(model.generate, custom_generate=loop)
+    try:
+        yield
+    finally:
+        del model.generate
+        if own is not None:
+            model.generate = own
+
+
+def _is_plain(config: GenerationConfig) -> bool:
+    """Whether a configuration asks for one sampled or greedy completion a row and no more."""
+    return (
+        (config.num_beams or 1) == 1
+        and (config.num_return_sequences or 1) == 1
+        and config.cache_implementation is None
+        and config.prompt_lookup_num_tokens is None
+        and config.use_cache is not False
+        and not config.return_dict_in_generate
+    )
+
+
+def sample(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Any,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    exact: bool = False,
+    **model_kwargs: Any,
+) -> torch.Tensor:
+    """One completion for each row, as `generate` asks a decoding loop for it.
+
+    The tokens after the prompt are read in the precision in which the model's own forward pass
+    read the prompt, be it wrapped in autocast (as accelerate wraps it) or not.
+
+    Args:
+        input_ids: left-padded prompts, shape (rows, tokens).
+        logits_processor: temperature and other changes of the logits.
+        stopping_criteria: end marks, the longest length, and any other.
+        exact: see `decoding_loop`.
+        model_kwargs: `attention_mask` and `position_ids`, shape (rows, tokens).
+
+    Returns:
+        Prompts and completions, shape (rows, up to the longest length); ended rows are padded.
+    """
+    end = stopping_criteria.max_length
+    assert end is not None  # `generate` always sets one
+    ended = _end_test(stopping_criteria, input_ids.device)
+    decoder = _Decoder(model, end, exact)
+    logits = decoder.prefill(
+        input_ids, model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
+    )
+    with decoder.precision:
+        return _continue(decoder, input_ids, logits, logits_processor, ended, generation_config)
+
+
+def _continue(
+    decoder: "_Decoder",
+    input_ids: torch.Tensor,
+    logits: torch.Tensor,
+    logits_processor: Any,
+    ended: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    generation_config: GenerationConfig,
+) -> torch.Tensor:
+    """Token after token, from the logits of the first; what `sample` returns."""
+    (rows, start), end, device = input_ids.shape, decoder.end, input_ids.device
+    exact = decoder.exact
+    pad = generation_config.pad_token_id or 0
+    tokens = input_ids.new_full((rows, end), pad)
+    tokens[:, :start] = input_ids
+    alive: torch.Tensor | slice = slice(None)  # rows still in the batch
+    is_open = torch.ones(rows, dtype=torch.bool, device=device)
+    may_drop = not exact and all(isinstance(p, _ROW_BY_ROW) for p in logits_processor)
+    between = 1 if device.type == "cpu" else _TOKENS_BETWEEN_CHECKS
+    for at in range(start, end):
+        scores = logits_processor(tokens[alive, :at], logits.float())
+        chosen = _choose(scores, alive, rows, generation_config.do_sample, exact)
+        chosen = torch.where(is_open, chosen, pad)
+        tokens[alive, at] = chosen
+        is_open &= ~ended(tokens[alive, : at + 1], chosen)
+        if (at + 1 - start) % between == 0:
+            left = int(is_open.sum())
+            if left == 0:
+                break
+            if may_drop and 2 * left <= len(is_open):
+                decoder.take_rows(is_open.nonzero().squeeze(1))
+                alive = torch.arange(rows, device=device)[alive][is_open]
+                chosen, is_open = chosen[is_open], is_open[is_open]
+        if at + 1 < end:
+            logits = decoder.next(chosen, at)
+    if not bool(torch.isfinite(logits).all()):
+        raise RuntimeError("the policy's logits are not finite: its weights have diverged")
+    return tokens[:, : at + 1]
+
+
+def _end_test(
+    criteria: StoppingCriteriaList, device: torch.device
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Whether each row has ended, given its tokens and the last of them; length aside."""
+    marks = [c.eos_token_id.to(device) for c in criteria if hasattr(c, "eos_token_id")]
+    kept = [c for c in criteria if not hasattr(c, "eos_token_id") and not hasattr(c, "max_length")]
+    others = StoppingCriteriaList(kept)
+
+    def test(tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        ended = torch.zeros_like(last, dtype=torch.bool)
+        for ids in marks:
+            ended |= (last[:, None] == ids).any(1)
+        return ended | others(tokens, None) if others else ended
+
+    return test
+
+
+def _choose(
+    scores: torch.Tensor, alive: torch.Tensor | slice, rows: int, sampling: bool, exact: bool
+) -> torch.Tensor:
+    """A token for each row still in the batch, shape (alive,).
+
+    One uniform number a row, drawn for every row, so that what one row gets does not depend on
+    which others have ended; `exact` draws noise for every token of the vocabulary, as
+    `torch.multinomial` does, which takes longer than the model on a CPU.
+    """
+    if not sampling:
+        return scores.argmax(dim=-1)
+    probabilities = torch.softmax(scores, dim=-1)
+    if exact:
+        return torch.multinomial(probabilities, num_samples=1).squeeze(1)
+    reached = probabilities.cumsum(dim=-1, dtype=torch.float64)
+    wanted = torch.rand(rows, 1, dtype=torch.float64, device=scores.device)[alive]
+    place = torch.searchsorted(reached, wanted * reached[:, -1:], right=True)
+    return place.squeeze(1).clamp(max=scores.shape[-1] - 1)
+
+
+class _Decoder:
+    """The model with what it has read so far."""
+
+    def __init__(self, model: Any, end: int, exact: bool) -> None:
+        self.model, self.stack, self.exact = model, model.model, exact
+        self.rooms = [RoomyLayer(end) for _ in self.stack.layers]
+        self.cache, self.end = Cache(layers=[*self.rooms]), end
+        self.mask: torch.Tensor | None = None  # (rows, end), False for padding
+        self.padding: torch.Tensor | None = None  # (rows,) tokens of padding
+        # How the model's layers were computed when they read the prompt.
+        self.precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
+        pairs = zip(self.stack.layers, self.rooms, strict=True)
+        self.layers = [DirectLayer(layer, cache) for layer, cache in pairs]
+        self.norm = as_operation(self.stack.norm)
+        self.head = as_operation(model.get_output_embeddings())
+
+    def prefill(
+        self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Read the prompts, each distinct run of rows once; logits of the next token."""
+        new = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+        if not self.exact:
+            new[1:] = (ids[1:] != ids[:-1]).any(1)
+            if mask is not None:
+                new[1:] |= (mask[1:] != mask[:-1]).any(1)
+        shared = not bool(new.all())
+        if shared:
+            ids, mask = ids[new], None if mask is None else mask[new]
+            if positions is not None and len(positions) > 1:
+                positions = positions[new]
+        listener = self.stack.register_forward_pre_hook(self._note_precision)
+        try:
+            logits = self.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        finally:
+            listener.remove()
+        self._note_padding(mask, ids.shape[1])
+        self._note_rotation(logits)
+        if shared:
+            origin = new.cumsum(0) - 1
+            self.take_rows(origin)
+            logits = logits[origin]
+        return logits
+
+    def _note_precision(self, *_: Any) -> None:
+        kind = self.model.device.type
+        if torch.is_autocast_enabled(kind):
+            self.precision = torch.autocast(kind, torch.get_autocast_dtype(kind))
+
+    def _note_padding(self, mask: torch.Tensor | None, width: int) -> None:
+        if mask is None or bool(mask.all()):
+            return
+        self.mask = torch.ones(len(mask), self.end, dtype=torch.bool, device=mask.device)
+        self.mask[:, :width] = mask.bool()
+        self.padding = width - mask.sum(1)
+
+    def _note_rotation(self, like: torch.Tensor) -> None:
+        """Cosine and sine of every place, each of shape (end, head width)."""
+        places = torch.arange(self.end, device=like.device)[None]
+        dtype = next(self.stack.parameters()).dtype
+        cosine, sine = self.stack.rotary_emb(like.new_empty(0, dtype=dtype), places)
+        self.cosine, self.sine = cosine[0], sine[0]
+        self.signed_sine = self.sine.clone()
+        self.signed_sine[:, : self.sine.shape[1] // 2] *= -1
+
+    def next(self, chosen: torch.Tensor, at: int) -> torch.Tensor:
+        """Read one more token of each row, which stands at place `at`; logits of the next."""
+        places: torch.Tensor | slice = slice(at, at + 1)
+        mask = None
+        if self.mask is not None and self.padding is not None:
+            places, mask = at - self.padding, self.mask[:, None, None, : at + 1]
+        if self.exact:
+            return self._next_exactly(chosen, mask, places)
+        hidden = self.stack.embed_tokens(chosen)
+        cosine, sine = self.cosine[places, None], self.signed_sine[places, None]
+        for layer in self.layers:
+            hidden = layer(hidden, mask, cosine, sine)
+        return self.head(self.norm(hidden))
+
+    def _next_exactly(
+        self, chosen: torch.Tensor, mask: torch.Tensor | None, places: torch.Tensor | slice
+    ) -> torch.Tensor:
+        hidden = self.stack.embed_tokens(chosen[:, None])
+        for layer in self.stack.layers:
+            hidden = layer(
+                hidden,
+                attention_mask=mask,
+                position_embeddings=(self.cosine[places, None], self.sine[places, None]),
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+        return self.head(self.stack.norm(hidden))[:, -1]
+
+    def take_rows(self, rows: torch.Tensor) -> None:
+        """Keep these rows of the batch, in this order."""
+        for room in self.rooms:
+            room.take_rows(rows)
+        if self.mask is not None and self.padding is not None:
+            self.mask, self.padding = self.mask[rows], self.padding[rows]

@@ -1,0 +1,81 @@
+"""What a strategy may ask of the policy besides paid rollouts: perplexity, embedding, success."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from dopr.core.strategy import Measure
+from dopr.policy.sampling import Sampling, prompt_token_ids, sample_rewards
+
+QUANTITIES = frozenset({"perplexity", "embedding", "success_rate"})
+
+
+def read_prompts(
+    model: Any, tokenizer: Any, prompts: Sequence[Any], quantity: str, batch_size: int
+) -> tuple[NDArray[np.float64], int]:
+    """Perplexity or embedding of each prompt under the model.
+
+    Args:
+        prompts: texts or chats.
+        quantity: `perplexity` (exp of the mean negative log-probability of a prompt's tokens after
+            the first, shape (k,)) or `embedding` (mean last hidden state, shape (k, width)).
+        batch_size: prompts in a forward pass.
+
+    Returns:
+        The values, in the order of the prompts, and the number of prompt tokens read.
+    """
+    encoded = prompt_token_ids(tokenizer, prompts)
+    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
+    values: list[Any] = [None] * len(encoded)
+    training = model.training
+    model.eval()
+    try:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            found = _forward(model, [encoded[i] for i in rows], quantity)
+            for i, value in zip(rows, found, strict=True):
+                values[i] = value
+    finally:
+        model.train(training)
+    return np.asarray(values, dtype=np.float64), sum(len(ids) for ids in encoded)
+
+
+@torch.no_grad()
+def _forward(model: Any, ids: list[list[int]], quantity: str) -> NDArray[np.float64]:
+    width = max(len(row) for row in ids)
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in ids], device=model.device)
+    mask = torch.tensor(
+        [[1] * len(row) + [0] * (width - len(row)) for row in ids], device=model.device
+    )
+    wants_states = quantity == "embedding"
+    output = model(input_ids=tokens, attention_mask=mask, output_hidden_states=wants_states)
+    if wants_states:
+        states = output.hidden_states[-1].float() * mask.unsqueeze(-1)
+        return (states.sum(1) / mask.sum(1, keepdim=True)).double().cpu().numpy()
+    logps = torch.log_softmax(output.logits[:, :-1].float(), dim=-1)
+    picked = logps.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1) * mask[:, 1:]
+    mean = picked.sum(1) / mask[:, 1:].sum(1).clamp(min=1)
+    return torch.exp(-mean).double().cpu().numpy()
+
+
+def answer(
+    asked: Measure,
+    model: Any,
+    tokenizer: Any,
+    pool: Dataset,
+    reward_funcs: Sequence[Any],
+    weights: Sequence[float],
+    sampling: Sampling,
+) -> tuple[NDArray[np.float64], int]:
+    """The measured values, one row a prompt, and the prompt tokens read for them."""
+    rows = pool.select(list(asked.prompt_ids))
+    if asked.quantity == "success_rate":
+        rewards, _ = sample_rewards(
+            model, tokenizer, rows, reward_funcs, asked.samples, sampling, weights
+        )
+        return np.nan_to_num(np.nanmean(rewards, axis=1)), 0
+    return read_prompts(model, tokenizer, list(rows["prompt"]), asked.quantity, sampling.batch_size)

@@ -1,0 +1,186 @@
+"""avg@k and pass@k with intervals, and the share of prompts that carry a signal.
+
+Nothing here touches the training: the random state is put back afterwards, and what is generated
+is not counted as rollouts of the run.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from dopr.policy.sampling import Reward, Sampling, sample_rewards
+from dopr.core.errors import UserError
+from dopr.core.strategy import REWARD_TOLERANCE
+
+RIGHT = 1.0 - 1e-6  # a rollout counts as right from this reward on
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """What an evaluation found.
+
+    Attributes:
+        rewards: shape (prompts, k), NaN where nothing could score the completion.
+        generated_tokens: in all completions together, the end mark included.
+        seconds: for generating and scoring.
+        summary: the fields of eval.jsonl that an evaluation knows by itself.
+    """
+
+    rewards: NDArray[np.float64]
+    generated_tokens: int
+    seconds: float
+    summary: dict[str, Any]
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    dataset: Dataset,
+    reward_funcs: Sequence[Reward],
+    *,
+    k: int = 1,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 256,
+    batch_size: int = 256,
+    seed: int = 0,
+    weights: Sequence[float] | None = None,
+) -> EvalResult:
+    """Sample k completions of every prompt and score them.
+
+    avg@k is the mean reward (a completion that could not be scored is left out and counted in
+    `unscored`); pass@k is the chance that one of k completions is right, where right means a reward
+    of 1. Intervals are 95%, by bootstrap over prompts.
+
+    Args:
+        model: a causal language model of transformers.
+        tokenizer: its tokenizer.
+        dataset: columns `prompt` (text or chat) and whatever the rewards read.
+        reward_funcs: in TRL's signature; their rewards are added up.
+        weights: one factor a reward.
+
+    Raises:
+        UserError: the dataset is empty, or a reward misbehaves.
+    """
+    if len(dataset) == 0:
+        raise UserError("there is nothing to evaluate on: the dataset has no rows")
+    began = time.perf_counter()
+    sampling = Sampling(max_new_tokens, temperature, top_p, batch_size, seed)
+    rewards, tokens = sample_rewards(model, tokenizer, dataset, reward_funcs, k, sampling, weights)
+    seconds = time.perf_counter() - began
+    summary: dict[str, Any] = summarise(rewards, k, seed) | {
+        "k": k,
+        "temperature": temperature,
+        "top_p": top_p,
+        "num_prompts": len(dataset),
+        "unscored": int(np.isnan(rewards).sum()),
+        "mean_length": tokens / rewards.size,
+        "eval_s": round(seconds, 3),
+    }
+    return EvalResult(rewards, tokens, seconds, summary)
+
+
+def summarise(rewards: NDArray[np.float64], k: int, seed: int = 0) -> dict[str, float | None]:
+    """avg@k and pass@k of rewards of shape (prompts, samples), with the bounds of their intervals.
+
+    A completion without a score counts as not right in pass@k.
+    """
+    scored = ~np.isnan(rewards).all(axis=1)
+    means = np.nanmean(rewards[scored], axis=1) if scored.any() else np.empty(0)
+    right = np.sum(np.nan_to_num(rewards, nan=-np.inf) >= RIGHT, axis=1)
+    passed = pass_at_k(rewards.shape[1], right, k)
+    result: dict[str, float | None] = {}
+    for name, values in (("avg@k", means), ("pass@k", passed)):
+        low, high = bootstrap_mean(values, seed)
+        result[name] = float(values.mean()) if values.size else None
+        result[f"{name}_low"], result[f"{name}_high"] = low, high
+    return result
+
+
+def pass_at_k(samples: int, right: NDArray[np.int64], k: int) -> NDArray[np.float64]:
+    """Chance that at least one of k of the `samples` is right, without bias, shape as `right`.
+
+    Source: Chen et al. 2021 [2107.03374, V]: 1 - C(n - c, k) / C(n, k).
+
+    Raises:
+        ValueError: k is more than the samples.
+    """
+    if not 1 <= k <= samples:
+        raise ValueError(f"k is {k} with {samples} samples; it must lie between 1 and that")
+    # C(n - c, k) / C(n, k) = product over i in (n - c, n] of (1 - k / i), zero once n - c < k.
+    factors = np.ones(samples + 1)
+    factors[1:] = np.cumprod(1.0 - k / np.arange(samples, 0, -1).clip(min=k))
+    return 1.0 - factors[np.asarray(right)]
+
+
+def bootstrap_mean(
+    values: NDArray[np.float64], seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float | None, float | None]:
+    """95% bounds of the mean of `values`, shape (n,), by resampling them; null when n is 0."""
+    n = len(values)
+    if n == 0:
+        return None, None
+    rng = np.random.default_rng([seed, n])
+    chunk = max(1, 4_000_000 // n)
+    means = [
+        values[rng.integers(0, n, size=(min(chunk, resamples - start), n))].mean(axis=1)
+        for start in range(0, resamples, chunk)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def measure_signal_rate(
+    model: Any,
+    tokenizer: Any,
+    dataset: Dataset,
+    reward_funcs: Sequence[Reward],
+    *,
+    group_size: int,
+    num_prompts: int | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    max_new_tokens: int = 256,
+    batch_size: int = 256,
+    seed: int = 0,
+    weights: Sequence[float] | None = None,
+) -> dict[str, Any]:
+    """Share of groups whose rewards differ when every prompt is rolled out once by `model`.
+
+    Args:
+        num_prompts: how many prompts to try, a seeded sample; null tries all.
+
+    Returns:
+        `size` of the pool, `signal_rate`, its 95% `signal_rate_interval`, `group_size`,
+        `num_prompts` tried, the mean reward and the shares of `solved` and `hopeless` groups.
+    """
+    size = len(dataset)
+    if num_prompts is not None and num_prompts < size:
+        chosen = np.random.default_rng(seed).choice(size, num_prompts, replace=False)
+        dataset = dataset.select(np.sort(chosen))
+    sampling = Sampling(max_new_tokens, temperature, top_p, batch_size, seed)
+    rewards, _ = sample_rewards(
+        model, tokenizer, dataset, reward_funcs, group_size, sampling, weights
+    )
+    low, high = (
+        np.nan_to_num(rewards, nan=np.inf).min(1),
+        np.nan_to_num(rewards, nan=-np.inf).max(1),
+    )
+    informative = (high - low > REWARD_TOLERANCE).astype(float)
+    blank = informative == 0
+    return {
+        "size": size,
+        "signal_rate": float(informative.mean()),
+        "signal_rate_interval": list(bootstrap_mean(informative, seed)),
+        "group_size": group_size,
+        "num_prompts": len(dataset),
+        "mean_reward": float(np.nanmean(rewards)) if not np.isnan(rewards).all() else None,
+        "solved": float(np.mean(blank & (high >= RIGHT))),
+        "hopeless": float(np.mean(blank & (high < RIGHT))),
+    }

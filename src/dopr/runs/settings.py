@@ -1,0 +1,321 @@
+"""What `dopr train` knows: every setting of a run, and the checks that refuse what cannot be."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from dopr.core.errors import UserError, unknown_name
+from dopr.core.ledger import check_discount
+from dopr.core.configuration import at_least
+from dopr.engines.trl.objectives import IBRO_SCHEDULES, OBJECTIVES, check_ibro, departures
+
+
+@dataclass
+class EvalSettings:
+    """How the policy is evaluated while it trains; nothing of it counts as training.
+
+    Args:
+        every_rollouts: evaluate each time so many more training rollouts are spent.
+        every_steps: evaluate every so many steps, where `every_rollouts` is not given.
+        at_start: also evaluate the base model.
+        k: samples a prompt.
+        num_prompts: at most so many prompts of `eval_dataset`, the first ones; null takes all.
+        temperature: of sampling.
+        top_p: of sampling.
+        batch_size: sequences generated at once.
+        seed: of sampling; the same in every run, so that runs are compared on equal draws.
+    """
+
+    every_rollouts: int | None = None
+    every_steps: int | None = None
+    at_start: bool = True
+    k: int = 1
+    num_prompts: int | None = None
+    temperature: float = 1.0
+    top_p: float = 1.0
+    batch_size: int = 256
+    seed: int = 1234
+
+    def check(self) -> None:
+        """Refuse what cannot be evaluated.
+
+        Raises:
+            UserError: naming the setting and its limits.
+        """
+        at_least(self, 1, "every_rollouts", "every_steps", "k", "num_prompts", "batch_size")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError("eval.temperature must not be negative and eval.top_p lie in (0, 1]")
+
+
+@dataclass
+class TrainSettings:
+    """What `dopr train` knows.
+
+    Args:
+        model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
+        dataset: a task or a list of tasks; `dopr tasks` lists them.
+        eval_dataset: held-out tasks to evaluate on, or null.
+        reward: `math`, `exact_match`, `format`, `gym`, `srl`, `rlpt`, `embedding:DIR` (a fitted
+            reward model) or `path/to/file.py:name`; several may be given as a list and are added
+            up.
+        judge: `path/to/file.py:name`, what scores the predictions of `rlpt` instead of the match
+            of words, or null.
+        reward_weights: one factor a reward.
+        reward_noise: share of the verdicts in training that are flipped (0 for 1 and 1 for 0), for
+            studies; evaluation stays true.
+        reward_timeout_s: seconds that a reward from a file may take for a batch.
+        strategy: how prompts are chosen; `dopr strategies` lists the names.
+        strategy_args: the strategy's options.
+        output_dir: the run directory.
+        seed: of the weights that are new, the order of prompts and the sampling.
+        steps: stop after so many optimiser steps.
+        max_rollouts: stop when so many training rollouts are spent.
+        max_tokens: stop when so many tokens are generated in training.
+        max_seconds: stop after so many seconds of training, evaluation and saving left out.
+        num_generations: rollouts of a prompt in a step.
+        batch_size: rollouts in a forward pass of the update, per device; null fits the strategy.
+        gradient_accumulation_steps: forward passes in an update; null fits the strategy.
+        learning_rate: of AdamW.
+        num_iterations: optimiser steps on each batch of rollouts; more than 1 reuses them.
+        lr_scheduler_type: `constant`, or another of transformers' names; it runs over `steps`, or
+            over `max_rollouts` where no steps are given.
+        warmup_steps: steps (or rollouts) of linear warm-up.
+        max_completion_length: tokens.
+        temperature: of training rollouts.
+        top_p: of training rollouts.
+        objective: `grpo`, `dr_grpo`, `dapo`, `gspo`, `cispo`, `minirl` or `ibro`: a named preset
+            of `loss_type`, `scale_rewards` and TRL's clipping and importance sampling; what is set
+            beside it wins. Null means TRL's defaults.
+        ibro_coefficient: weight of the advantage-weighted token entropy in the objective; null
+            takes the objective's, which is 0 for all but `ibro`.
+        ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
+        loss_type: TRL's name of the loss; null takes the objective's, else `dapo`.
+        scale_rewards: TRL's `group`, `batch` or `none`; null takes the objective's, else `group`.
+        advantage_estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
+        ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, the lambda of
+            `dbb`; null takes the strategy's.
+        beta: weight of the KL term.
+        empty_update: `take` or `skip` updates of steps without reward variance.
+        data_seed: of reasoning-gym tasks that name no seed; equal for all runs of a comparison.
+        split: of `dataset`.
+        eval_split: of `eval_dataset`.
+        limit: at most so many training prompts.
+        columns: `{prompt: NAME, answer: NAME}` where the names are not recognised.
+        chat: present prompts as chats.
+        system_prompt: put before each prompt.
+        overlong_prompts: `error` or `drop` those that leave no room for a completion.
+        eval: see `EvalSettings`.
+        save_every: steps between checkpoints; 0 saves only at the end.
+        save_total_limit: checkpoints kept.
+        completions_every: steps between tables of completions; 0 writes none.
+        report_to: TRL's trackers, such as `trackio`, or `none`.
+        lora: options of peft's LoraConfig, or null for full training.
+        use_vllm: generate with vLLM.
+        vllm_mode: `colocate` or `server`.
+        dtype: of the weights.
+        bf16: mixed precision; null decides by the machine.
+        gradient_checkpointing: null decides by the machine.
+        fast_decoding: sample with our own decoding loop where the model allows it.
+        trust_remote_code: run code that comes with the model.
+        threads: torch threads; null leaves the setting alone.
+        trl: further settings of TRL's GRPOConfig, passed as they are.
+    """
+
+    model: str = "tiny-reasoner"
+    dataset: str | list[str] | None = None
+    eval_dataset: str | list[str] | None = None
+    reward: str | list[str] = "math"
+    judge: str | None = None
+    reward_weights: list[float] | None = None
+    reward_timeout_s: float = 60.0
+    reward_noise: float = 0.0
+    strategy: str = "dopr"
+    strategy_args: dict[str, Any] = field(default_factory=dict)
+    output_dir: str = "runs/train"
+    seed: int = 0
+    steps: int | None = None
+    max_rollouts: int | None = None
+    max_tokens: int | None = None
+    max_seconds: float | None = None
+    num_generations: int = 8
+    batch_size: int | None = None
+    gradient_accumulation_steps: int | None = None
+    learning_rate: float = 1e-6
+    num_iterations: int = 1
+    lr_scheduler_type: str = "constant"
+    warmup_steps: int = 0
+    max_completion_length: int = 256
+    temperature: float = 1.0
+    top_p: float = 1.0
+    objective: str | None = None
+    ibro_coefficient: float | None = None
+    ibro_schedule: str = "constant"
+    loss_type: str | None = None
+    scale_rewards: str | bool | None = None
+    advantage_estimator: str = "group"
+    ledger_discount: float | None = None
+    beta: float = 0.0
+    empty_update: str = "take"
+    data_seed: int = 0
+    split: str = "train"
+    eval_split: str = "test"
+    limit: int | None = None
+    columns: dict[str, str] | None = None
+    chat: bool = False
+    system_prompt: str | None = None
+    overlong_prompts: str = "error"
+    eval: EvalSettings = field(default_factory=EvalSettings)
+    save_every: int = 50
+    save_total_limit: int | None = 2
+    completions_every: int = 10
+    report_to: str | list[str] = "none"
+    lora: dict[str, Any] | None = None
+    use_vllm: bool = False
+    vllm_mode: str = "colocate"
+    dtype: str = "float32"
+    bf16: bool | None = None
+    gradient_checkpointing: bool | None = None
+    fast_decoding: bool = True
+    trust_remote_code: bool = False
+    threads: int | None = None
+    trl: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Lay the objective's settings under what is given."""
+        preset = OBJECTIVES.get(self.objective or "")
+        usual = {"loss_type": "dapo", "scale_rewards": "group"}
+        rest = dict(preset.settings) if preset else {}
+        for name, default in usual.items():
+            value = rest.pop(name, default)
+            if getattr(self, name) is None:
+                setattr(self, name, value)
+        self.trl = rest | self.trl
+        if self.ibro_coefficient is None:
+            self.ibro_coefficient = preset.ibro_coefficient if preset else 0.0
+
+    def check(self) -> None:
+        """Refuse what cannot be run, before anything is loaded.
+
+        Raises:
+            UserError: naming the setting and the mend.
+        """
+        from dopr.strategies import make_strategy
+
+        if not self.dataset:
+            raise UserError("no dataset is given; add `dataset: ...` or `--dataset ...`")
+        if all(limit is None for limit in self.limits.values()):
+            raise UserError("nothing says when to stop; give `steps` or `max_rollouts`")
+        if self.lr_scheduler_type != "constant" and self.steps is self.max_rollouts is None:
+            raise UserError(
+                f"lr_scheduler_type {self.lr_scheduler_type!r} needs to know the end; give `steps` "
+                "or `max_rollouts`"
+            )
+        if self.max_seconds is not None and self.max_seconds <= 0:
+            raise UserError(f"max_seconds is {self.max_seconds}; it must be above 0")
+        at_least(
+            self,
+            1,
+            "steps",
+            "max_rollouts",
+            "max_tokens",
+            "batch_size",
+            "gradient_accumulation_steps",
+        )
+        at_least(
+            self,
+            1,
+            "num_iterations",
+            "max_completion_length",
+            "limit",
+            "save_total_limit",
+            "threads",
+        )
+        if not 0 <= self.reward_noise < 1:
+            raise UserError(f"reward_noise is {self.reward_noise}; it must lie in [0, 1)")
+        at_least(self, 0, "save_every", "completions_every", "warmup_steps", "seed")
+        at_least(self, 2, "num_generations")
+        for name, known in _CHOICES.items():
+            value = getattr(self, name)
+            if isinstance(value, str) and value not in known:
+                raise unknown_name(name, value, known)
+        if self.learning_rate <= 0 or self.temperature <= 0:
+            raise UserError("learning_rate and temperature must be above 0")
+        self.eval.check()
+        check_discount(self.ledger_discount)
+        self._check_trl()
+        self._check_objective()
+        rewards = [self.reward] if isinstance(self.reward, str) else self.reward
+        if self.judge is not None and "rlpt" not in [r.removesuffix("_reward") for r in rewards]:
+            raise UserError("judge is for the reward rlpt, which is not among the rewards; add it")
+        make_strategy(
+            self.strategy, **{"num_generations": self.num_generations, **self.strategy_args}
+        )
+
+    @property
+    def limits(self) -> dict[str, float | None]:
+        """What ends the run, whichever comes first; None does not bound it."""
+        return {
+            "steps": self.steps,
+            "rollouts": self.max_rollouts,
+            "generated_tokens": self.max_tokens,
+            "training_seconds": self.max_seconds,
+        }
+
+    def is_spent(self, totals: dict[str, Any]) -> bool:
+        """Whether a run with these totals (keys as in `limits`) has come to its end."""
+        limits = self.limits.items()
+        return any(limit is not None and totals[name] >= limit for name, limit in limits)
+
+    @property
+    def objective_departures(self) -> list[str]:
+        """Where settings that win leave the named objective, one sentence each."""
+        if self.objective is None:
+            return []
+        own = {"loss_type": self.loss_type, "scale_rewards": self.scale_rewards}
+        return departures(self.objective, self.trl | own)
+
+    def _check_objective(self) -> None:
+        check_ibro(self.ibro_coefficient, self.ibro_schedule)
+        _ = self.objective_departures  # refuses what contradicts itself
+        decays = self.ibro_coefficient and self.ibro_schedule != "constant"
+        if decays and self.steps is self.max_rollouts is None:
+            raise UserError(
+                f"ibro_schedule {self.ibro_schedule!r} needs to know the end; give `steps` or "
+                "`max_rollouts`"
+            )
+
+    def _check_trl(self) -> None:
+        own = {f.name for f in dataclasses.fields(self)} - {"trl", "eval"}
+        for key in self.trl:
+            if key in own or key in _OWN_NAMES:
+                name = _OWN_NAMES.get(key, key)
+                raise UserError(f"trl.{key} has its own setting here; use `{name}`")
+        if self.trl:
+            from dopr.engines.trl.config import DoPRConfig
+
+            known = [f.name for f in dataclasses.fields(DoPRConfig)]
+            for key in self.trl:
+                if key not in known:
+                    raise unknown_name("TRL setting", f"trl.{key}", [f"trl.{k}" for k in known])
+
+
+_CHOICES = {
+    "objective": tuple(OBJECTIVES),
+    "ibro_schedule": IBRO_SCHEDULES,
+    "loss_type": ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"),
+    "scale_rewards": ("batch", "group", "none"),
+    "advantage_estimator": ("dbb", "group", "leave_one_out", "zvp"),
+    "empty_update": ("skip", "take"),
+    "overlong_prompts": ("drop", "error"),
+    "vllm_mode": ("colocate", "server"),
+    "dtype": ("bfloat16", "float16", "float32"),
+}
+
+# TRL's names of settings that are called otherwise here.
+_OWN_NAMES = {
+    "max_steps": "steps",
+    "per_device_train_batch_size": "batch_size",
+    "save_steps": "save_every",
+    "save_strategy": "save_every",
+    "log_completions": "completions_every",
+}

@@ -1,0 +1,395 @@
+"""`dopr train`: from settings to a run directory."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PrinterCallback, set_seed
+
+from dopr.policy.embedder import embedding_reward
+from dopr.engines.trl import checkpoints
+from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
+from dopr.engines.trl.config import DoPRConfig
+from dopr.core.errors import UserError
+from dopr.core.files import write_atomically
+from dopr.core.json_lines import read_lines
+from dopr.runs.evaluation import evaluate
+from dopr.core.configuration import to_mapping, to_yaml
+from dopr.policy.models import best_device, fit_prompts, load_model, lora_config
+from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, naming_a_lost_process
+from dopr.runs.memory import check_memory
+from dopr.runs.progress import Goal, Progress
+from dopr.rewards import load_reward
+from dopr.rewards.noisy import flip_verdicts
+from dopr.runs.run_dir import DONE_FILE, is_disk_error, open_run_dir, rewind, step_of
+from dopr.runs.settings import TrainSettings
+from dopr.engines.trl.setup import check_engine, check_saving
+from dopr.strategies import make_strategy
+from dopr.tasks import load_task
+from dopr.engines.trl.trainer import DoPRTrainer
+from dopr.runs.watching import AlarmCallback
+
+logger = logging.getLogger(__name__)
+
+# Settings that TRL calls as we do.
+_SAME_NAME = (
+    *("strategy", "strategy_args", "advantage_estimator", "empty_update", "num_generations"),
+    "ledger_discount",
+    *("seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_completion_length"),
+    "num_iterations",
+    *("temperature", "top_p", "loss_type", "scale_rewards", "beta", "reward_weights"),
+    *("ibro_coefficient", "ibro_schedule", "fast_decoding"),
+    *("save_total_limit", "use_vllm", "vllm_mode", "report_to"),
+)
+_NO_END = 10**9  # steps, where tokens or seconds end the run
+_MOST_ROWS = 128  # rollouts in one forward pass of the update where nothing is said
+
+
+@dataclass
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        run_dir: where its files are.
+        steps, rollouts, generated_tokens: totals.
+        training_seconds: evaluation and saving left out.
+        informative_groups, groups: how many groups had reward variance, of how many.
+        finished: the budget is spent; False when it was stopped.
+        signal: number of the signal that stopped it.
+        resumed_from: the checkpoint's step, or None.
+        evals: the lines of eval.jsonl.
+    """
+
+    run_dir: Path
+    steps: int
+    rollouts: int
+    generated_tokens: int
+    training_seconds: float
+    informative_groups: int = 0
+    groups: int = 0
+    finished: bool = True
+    signal: int | None = None
+    resumed_from: int | None = None
+    evals: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Materials:
+    """What a run is made of, loaded once."""
+
+    model: Any
+    tokenizer: Any
+    dataset: Dataset
+    eval_dataset: Dataset | None
+    rewards: list[Callable[..., Any]]
+
+
+def train(
+    settings: TrainSettings,
+    resume: bool = False,
+    quiet: bool = False,
+    label: str = "",
+) -> TrainResult:
+    """Run what the settings say and leave a run directory.
+
+    Args:
+        settings: checked ones.
+        resume: continue from the newest whole checkpoint; from the start where there is none.
+        quiet: show no progress.
+        label: what stands before the progress.
+
+    Raises:
+        UserError: what is asked for cannot be done, or a reward misbehaves; what was trained until
+            then is saved.
+        OSError: the output cannot be written any more, or another process of the run is gone.
+    """
+    settings.check()
+    check_engine(settings.use_vllm)
+    run_dir = Path(settings.output_dir)
+    found = open_run_dir(run_dir, resume)
+    finished = finished_result(settings) if resume else None
+    if finished is not None:
+        return finished
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    set_seed(settings.seed)
+    materials = load_materials(settings)
+    trainer = build_trainer(settings, materials, run_dir)
+    if trainer.accelerator.is_main_process:
+        rewind(run_dir, found)
+        (run_dir / "config.yaml").write_text(to_yaml(to_mapping(settings)))
+    progress = Progress(Goal(settings.limits), label, quiet or not is_first_process())
+    for departure in settings.objective_departures:
+        progress.say(f"note: {departure}")
+    try:
+        with Interrupt(progress.say) as interrupt:
+            evaluator = _evaluator(settings, materials, trainer)
+            callback = RunCallback(trainer, settings, run_dir, evaluator, progress, interrupt)
+            trainer.add_callback(callback)
+            trainer.add_callback(AlarmCallback(run_dir, progress.say))
+            with _saving_on_error(trainer, run_dir), naming_a_lost_process(run_dir):
+                if found and _nothing_is_left(found, settings):
+                    callback.finish(found)
+                else:
+                    trainer.train(resume_from_checkpoint=str(found) if found else None)
+                result = _result(run_dir, trainer, step_of(found) if found else None)
+                result.signal = interrupt.received
+                result.finished = result.signal is None or settings.is_spent(asdict(result))
+                _finish(result, trainer, materials)
+    finally:
+        progress.close()
+    if result.groups and not result.informative_groups:
+        progress.say(
+            f"warning: none of the {result.groups} groups of this run had any reward variance, so "
+            "nothing was learned; check the reward, or choose easier or harder prompts"
+        )
+    return result
+
+
+# -- the run directory -----------------------------------------------------------------------
+
+
+def finished_result(settings: TrainSettings) -> TrainResult | None:
+    """The result of a run that has nothing left to do, None where there is something."""
+    run_dir = Path(settings.output_dir)
+    file = run_dir / DONE_FILE
+    if not file.is_file():
+        return None
+    done = json.loads(file.read_text())
+    if not settings.is_spent(done):
+        return None
+    known = {
+        key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
+    }
+    return TrainResult(run_dir, **known, evals=read_lines(run_dir / "eval.jsonl"))
+
+
+def _nothing_is_left(found: Path, settings: TrainSettings) -> bool:
+    """Whether the run was stopped between its last step and its end."""
+    state = checkpoints.load_state(found)
+    totals = state["spent"] | {key: state[key] for key in ("training_seconds",)}
+    return settings.is_spent(totals | {"steps": step_of(found)})
+
+
+# -- what a run is made of -------------------------------------------------------------------
+
+
+def load_materials(settings: TrainSettings) -> Materials:
+    """Model, tokenizer, prompts and rewards.
+
+    Raises:
+        UserError: one of them does not exist or does not fit.
+    """
+    names = [settings.reward] if isinstance(settings.reward, str) else settings.reward
+    rewards = [
+        load_reward(name, embedding=embedding_reward, timeout_s=settings.reward_timeout_s, judge=settings.judge)
+        for name in names
+    ]
+    if settings.reward_weights is not None and len(settings.reward_weights) != len(rewards):
+        raise UserError(
+            f"reward_weights has {len(settings.reward_weights)} numbers for {len(rewards)} rewards"
+        )
+    assert settings.dataset is not None  # checked
+    dataset = load_task(
+        settings.dataset, split=settings.split, limit=settings.limit, **_presentation(settings)
+    )
+    eval_dataset = None
+    if settings.eval_dataset:
+        eval_dataset = load_task(
+            settings.eval_dataset,
+            split=settings.eval_split,
+            limit=settings.eval.num_prompts,
+            **_presentation(settings),
+        )
+    check_memory(settings, batch_shape(settings), dataset["prompt"])
+    model, tokenizer = load_model(
+        settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
+    )
+    limit, overlong = settings.max_completion_length, settings.overlong_prompts
+    dataset = fit_prompts(dataset, model, tokenizer, limit, overlong)
+    if eval_dataset is not None:
+        eval_dataset = fit_prompts(eval_dataset, model, tokenizer, limit, overlong)
+    return Materials(model, tokenizer, dataset, eval_dataset, rewards)
+
+
+def _presentation(settings: TrainSettings) -> dict[str, Any]:
+    return {
+        "columns": settings.columns,
+        "chat": settings.chat,
+        "system_prompt": settings.system_prompt,
+        "seed": settings.data_seed,
+    }
+
+
+def batch_shape(settings: TrainSettings) -> tuple[int, int]:
+    """Rollouts in a forward pass and passes in an update; what is not set fits the strategy."""
+    options = {"num_generations": settings.num_generations} | settings.strategy_args
+    strategy = make_strategy(settings.strategy, **options)
+    prompts = getattr(strategy, "prompts_per_step", 1) or strategy.usual_prompts
+    rows = prompts * settings.num_generations
+    batch, passes = settings.batch_size, settings.gradient_accumulation_steps
+    if batch is None:
+        parts = passes or -(-rows // _MOST_ROWS)
+        batch = -(-rows // parts)
+    if passes is None:
+        passes = max(1, -(-rows // batch))
+    # TRL wants whole groups in a batch.
+    while (batch * passes) % settings.num_generations:
+        batch += 1
+    return batch, passes
+
+
+def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
+    """TRL's settings of the run.
+
+    Raises:
+        UserError: TRL or transformers refuses a value.
+    """
+    on_gpu = torch.cuda.is_available()
+    batch, passes = batch_shape(settings)
+    same = {name: getattr(settings, name) for name in _SAME_NAME}
+    iterations = settings.num_iterations
+    bf16, checkpointing = settings.bf16, settings.gradient_checkpointing
+    values: dict[str, Any] = same | {
+        "output_dir": str(run_dir),
+        # A step costs at least one rollout, so this never stops a run before its budget does.
+        "max_steps": settings.steps or settings.max_rollouts or _NO_END,
+        # Steps of different strategies cost unequally; where no number of them is given, the
+        # schedule follows what is spent.
+        "rollout_budget": None if settings.steps else settings.max_rollouts,
+        "per_device_train_batch_size": batch,
+        "gradient_accumulation_steps": passes,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
+        "gradient_checkpointing": on_gpu if checkpointing is None else checkpointing,
+        "use_cpu": best_device() == "cpu",
+        "dataloader_pin_memory": on_gpu,
+        "logging_steps": 1,
+        "log_completions": settings.completions_every > 0,
+        "num_completions_to_print": 0,
+        "save_strategy": "steps" if settings.save_every else "no",
+        # Inside a reused batch nothing can be resumed exactly: the rollouts are not saved.
+        "save_steps": -(-(settings.save_every or 500) // iterations) * iterations,
+        "disable_tqdm": True,
+        "log_level": "error",
+    }
+    try:
+        return DoPRConfig(**(values | settings.trl))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from None
+
+
+def build_trainer(settings: TrainSettings, materials: Materials, run_dir: Path) -> DoPRTrainer:
+    """The trainer, ready to run.
+
+    Raises:
+        UserError: the settings do not go together.
+    """
+    arguments = trainer_arguments(settings, run_dir)
+    lora = lora_config(settings.lora) if settings.lora is not None else None
+    try:
+        trainer = DoPRTrainer(
+            materials.model,
+            [flip_verdicts(r, settings.reward_noise, settings.seed) for r in materials.rewards],
+            arguments,
+            materials.dataset,
+            processing_class=materials.tokenizer,
+            peft_config=lora,
+        )
+    except ValueError as error:
+        raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
+    check_saving(trainer.accelerator)
+    trainer.checkpoint_dir = run_dir / "checkpoints"
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _evaluator(
+    settings: TrainSettings, materials: Materials, trainer: DoPRTrainer
+) -> Callable[[], dict[str, Any]] | None:
+    """What evaluates the policy as it is now, or None without held-out prompts."""
+    dataset, how = materials.eval_dataset, settings.eval
+    if dataset is None:
+        return None
+
+    def run() -> dict[str, Any]:
+        return evaluate(
+            trainer.accelerator.unwrap_model(trainer.model),
+            materials.tokenizer,
+            dataset,
+            materials.rewards,
+            k=how.k,
+            temperature=how.temperature,
+            top_p=how.top_p,
+            max_new_tokens=settings.max_completion_length,
+            batch_size=how.batch_size,
+            seed=how.seed,
+            weights=settings.reward_weights,
+        ).summary
+
+    return run
+
+
+# -- the end ---------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _saving_on_error(trainer: DoPRTrainer, run_dir: Path) -> Iterator[None]:
+    """A misbehaving reward or a full disk loses nothing: what was trained is saved first."""
+    try:
+        yield
+    except ChoicesDifferError:
+        raise
+    except UserError as error:
+        folder = trainer.save_checkpoint()
+        if folder is None:
+            raise
+        write_ledger(trainer, run_dir)
+        step = trainer.state.global_step
+        raise UserError(f"{error}; saved at step {step}, continue with --resume") from error
+    except Exception as error:
+        if not is_disk_error(error, run_dir):
+            raise
+        kept = checkpoints.latest_checkpoint(run_dir / "checkpoints")
+        advice = f"continue from {kept.name} with --resume" if kept else "then start again"
+        raise OSError(
+            f"cannot write to {str(run_dir)!r} any more ({' '.join(str(error).split())[:200]}); "
+            f"make room, {advice}"
+        ) from error
+
+
+def _result(run_dir: Path, trainer: DoPRTrainer, resumed_from: int | None) -> TrainResult:
+    spent = trainer.driver.spent
+    return TrainResult(
+        run_dir,
+        steps=trainer.state.global_step,
+        rollouts=spent.rollouts,
+        generated_tokens=spent.generated_tokens,
+        training_seconds=trainer.training_seconds,
+        informative_groups=spent.informative_groups,
+        groups=spent.groups,
+        resumed_from=resumed_from,
+        evals=read_lines(run_dir / "eval.jsonl"),
+    )
+
+
+def _finish(result: TrainResult, trainer: DoPRTrainer, materials: Materials) -> None:
+    """Ledger, model, and the mark that the run is done."""
+    run_dir = result.run_dir
+    if trainer.accelerator.is_main_process:
+        write_ledger(trainer, run_dir)
+    if not result.finished:
+        return
+    trainer.save_model(str(run_dir / "model"))
+    if not trainer.accelerator.is_main_process:
+        return
+    materials.tokenizer.save_pretrained(run_dir / "model")
+    done = {k: v for k, v in asdict(result).items() if k not in ("run_dir", "evals", "signal")}
+    write_atomically(
+        run_dir / DONE_FILE, json.dumps(done | {"threads": torch.get_num_threads()})
+    )

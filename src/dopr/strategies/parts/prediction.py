@@ -1,0 +1,129 @@
+"""Predict success rates from prompt embeddings: a cache, a linear head, attention."""
+
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr.core.strategy import Measure, Strategy
+from dopr.core.stream import PromptStream
+from dopr.strategies.parts.posterior import sized
+
+# A feature that (almost) never varies says nothing; dividing by less would blow up its noise.
+SMALLEST_STD = 1e-6
+
+Array = NDArray[np.float64]
+
+
+@dataclass
+class EmbeddingStrategy(Strategy):
+    """Base of strategies that read prompt embeddings; each prompt is measured once and remembered.
+
+    The policy moves on while the cache does not: what matters here is which prompts are alike, and
+    that changes slowly.
+    """
+
+    measures = frozenset({"embedding"})
+
+    # Position of each prompt in the cache, -1 where it is not measured yet; shape (size,).
+    _row: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+    )
+    _cached: int = field(default=0, init=False, repr=False)
+    # Shape (capacity, width): grows by doubling, so that a step does not copy the whole cache.
+    _vectors: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((0, 0), np.float32), init=False, repr=False
+    )
+    # Mean, and sum of squared deviations from it, of every feature; shape (width,).
+    _mean: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
+    _squares: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
+
+    def embed(
+        self, prompts: PromptStream, ids: NDArray[np.int64]
+    ) -> Generator[Measure, Any, Array]:
+        """Standardised embeddings of prompts, shape (k, width); use with `yield from`.
+
+        Every feature has mean 0 and variance 1 over the prompts measured so far.
+
+        Args:
+            prompts: gives the size of the pool.
+            ids: shape (k,); those not in the cache are asked for.
+        """
+        self._row = sized(self._row, prompts.size, -1)
+        unknown = np.unique(ids[self._row[ids] < 0])
+        if unknown.size:
+            values = yield Measure(tuple(unknown.tolist()), "embedding")
+            self._remember(unknown, np.asarray(values, dtype=np.float32))
+        std = np.maximum(np.sqrt(self._squares / self._cached), SMALLEST_STD)
+        return (self._vectors[self._row[ids]] - self._mean) / std
+
+    def _remember(self, ids: NDArray[np.int64], values: NDArray[np.float32]) -> None:
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+        before, after = self._cached, self._cached + len(ids)
+        if not before:
+            self._vectors = np.zeros((len(ids), values.shape[1]), np.float32)
+            self._mean, self._squares = np.zeros(values.shape[1]), np.zeros(values.shape[1])
+        elif after > len(self._vectors):
+            more = np.zeros_like(
+                self._vectors, shape=(max(after - before, before), len(self._mean))
+            )
+            self._vectors = np.concatenate([self._vectors[:before], more])
+        self._vectors[before:after] = values
+        self._row[ids] = np.arange(before, after)
+        self._cached = after
+        # Chan's update: means of two samples joined without going through all vectors again.
+        mean = values.mean(axis=0, dtype=np.float64)
+        delta = mean - self._mean
+        self._squares = (
+            self._squares
+            + np.square(values - mean).sum(axis=0)
+            + delta * delta * (before * len(ids) / after)
+        )
+        self._mean = self._mean + delta * (len(ids) / after)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearHead:
+    """A linear prediction: weights of shape (width,), and an intercept."""
+
+    weights: Array
+    intercept: float
+
+    def predict(self, features: Array) -> Array:
+        """Success rates in [0, 1], shape (k,), for features of shape (k, width)."""
+        return np.clip(features @ self.weights + self.intercept, 0.0, 1.0)
+
+
+def fit_linear_head(features: Array, targets: Array, penalty: float) -> LinearHead:
+    """Ridge regression with a free intercept, solved over the samples (width may be thousands).
+
+    Args:
+        features: standardised, shape (n, width), n >= 1.
+        targets: shape (n,).
+        penalty: > 0, in units of the features' mean square (1 where standardised) times width: the
+            variance of a target's noise over the variance of what the features explain.
+    """
+    center, mean = features.mean(axis=0), float(targets.mean())
+    centered = features - center
+    gram = centered @ centered.T
+    gram[np.diag_indices_from(gram)] += penalty * features.shape[1]
+    weights = centered.T @ np.linalg.solve(gram, targets - mean)
+    return LinearHead(weights, mean - float(center @ weights))
+
+
+def attend(queries: Array, references: Array, values: Array, temperature: float) -> Array:
+    """Attention-weighted mean of the references' values, shape (k,).
+
+    weights = softmax(q r / (sqrt(width) temperature)) over the references.
+
+    Args:
+        queries: shape (k, width).
+        references: shape (m, width), m >= 1.
+        values: shape (m,).
+        temperature: > 0; small ones listen to the most alike reference alone.
+    """
+    logits = queries @ references.T / (np.sqrt(queries.shape[1]) * temperature)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (weights @ values) / weights.sum(axis=1)

@@ -1,0 +1,112 @@
+"""Base of the strategies that watch a pre-run over the whole pool, then train on part of it."""
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr.core.errors import UserError
+from dopr.core.ledger import Ledger
+from dopr.core.strategy import StepPlan, Strategy
+from dopr.core.stream import PromptStream
+from dopr.core.success_rates import to_unit
+from dopr.strategies.parts.candidates import at_least_one, requests_for
+from dopr.strategies.parts.learning_curves import as_table, load_history, recorded_entries
+from dopr.strategies.parts.turns import in_turn
+
+
+@dataclass
+class PreRun(Strategy):
+    """Select prompts by their learning curves, then train on these alone.
+
+    The curves come from a file, or from a pre-run inside the run: the first `prerun_epochs` passes
+    over the pool are uniform training, whose groups' mean rewards are recorded. The papers go back
+    to the base model after their pre-run; a run cannot, so it goes on from where it stands.
+
+    A pre-run costs what it costs: the one inside the run like any rollouts, that of a file is added
+    to the run's rollouts at the start (one group of `history_group_size` for each accuracy in it;
+    its tokens are not known and not added).
+
+    Attributes:
+        history: JSON file, prompt index -> list of per-epoch accuracies; None for a pre-run here.
+        history_group_size: rollouts behind each accuracy in the file.
+        prerun_epochs: passes over the pool in a pre-run here.
+        prompts_per_step: prompts in a step. A selection smaller than that is repeated to fill the
+            step, as in 1-shot RLVR; a pre-run never repeats a prompt within a step.
+    """
+
+    history: str | None = None
+    history_group_size: int = 8
+    prerun_epochs: int = 4
+    prompts_per_step: int = 8
+    _entries: int = field(default=0, init=False, repr=False)
+    _drawn: int = field(default=0, init=False, repr=False)
+    _curves: NDArray[np.float64] | None = field(default=None, init=False, repr=False)
+    _selected: NDArray[np.int64] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        at_least_one(
+            history_group_size=self.history_group_size,
+            prompts_per_step=self.prompts_per_step,
+            prerun_epochs=self.prerun_epochs,
+        )
+
+    def read_history(self) -> None:
+        """Select by the history file, if there is one; for the end of `__post_init__`."""
+        if self.history is not None:
+            history = load_history(self.history)
+            prompts, accuracies = as_table(history)
+            self._entries = recorded_entries(history)
+            # An accuracy lies in [0, 1]; a file of other rewards is brought there by its range.
+            low = min(float(np.nanmin(accuracies)), 0.0)
+            high = max(float(np.nanmax(accuracies)), 1.0)
+            self._selected = prompts[self.select((accuracies - low) / (high - low))]
+
+    @property
+    def prepaid_rollouts(self) -> int:
+        return self._entries * self.history_group_size
+
+    @abstractmethod
+    def select(self, accuracies: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Rows to train on, at least one.
+
+        Args:
+            accuracies: in [0, 1], shape (k, epochs), NaN where a prompt could not be scored.
+        """
+
+    def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
+        if self._selected is None:
+            return (yield from self._watch(prompts, ledger))
+        if self._selected.max() >= prompts.size:
+            raise UserError(
+                f"the history {self.history!r} selects prompt {self._selected.max()}, which is not "
+                f"in the pool of {prompts.size} prompts"
+            )
+        chosen = in_turn(self._selected, self.prompts_per_step, ledger, prompts.rng)
+        chosen = np.resize(chosen, self.prompts_per_step)
+        groups = yield requests_for(chosen, self.num_generations)
+        return groups
+
+    def _watch(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
+        """One step of the pre-run; the last one selects."""
+        if self._curves is None:
+            self._curves = np.full((prompts.size, self.prerun_epochs), np.nan)
+        left = self.prerun_epochs * prompts.size - self._drawn
+        ids = prompts.draw(min(self.prompts_per_step, prompts.size, left))
+        # The stream gives every prompt once in each stretch of the pool's size.
+        epochs = (self._drawn + np.arange(len(ids))) // prompts.size
+        self._drawn += len(ids)
+        groups = yield requests_for(ids, self.num_generations)
+        for group, epoch in zip(groups, epochs, strict=True):
+            self._curves[group.prompt_id, epoch] = group.mean
+        if self._drawn >= self.prerun_epochs * prompts.size:
+            self._selected = self.select(to_unit(self._curves, ledger))
+        return groups
+
+    def metrics(self) -> dict[str, float]:
+        done = self._selected is not None
+        return {
+            "select/prerun": 0.0 if done else 1.0,
+            "select/selected": float(len(self._selected)) if self._selected is not None else 0.0,
+        }
