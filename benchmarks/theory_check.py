@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dopr.offline import bounds, trust_region
 
+from dopr.offline import bounds, trust_region
 from dopr.offline.best_arm import best_arm, best_arm_shares
 from dopr.offline.simulation import SimulatedPolicy, run_to_target
 from dopr.strategies import make_strategy
