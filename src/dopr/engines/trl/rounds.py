@@ -18,7 +18,7 @@ class Round:
     """One call of TRL's generation and scoring.
 
     Attributes:
-        batch: TRL's output, this process's rows.
+        batch: TRL's output, this process's rows; pictures as one entry a rollout.
         local_rows: rows on each process.
         advantages_hold: TRL knew the groups' size, so its advantages are right.
         shared: every process holds all rows, and `local_rows` counts these.
@@ -45,25 +45,19 @@ class Segment:
     count: int
 
 
-def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
+def pack_handle(handle: Sequence[Segment]) -> list[dict[str, Any]]:
     """A group's tensors as arrays, for a checkpoint; its rounds are shared by all processes."""
-    packed = []
-    for segment in handle:
-        rows = slice(segment.start, segment.start + segment.count)
-        tensors = rollout_tensors.row_tensors(segment.round.batch)
-        packed.append(
-            {key: rollout_tensors.to_array(value[rows]) for key, value in tensors.items()}
-        )
-    return packed
+    return [
+        rollout_tensors.pack(part.round.batch, slice(part.start, part.start + part.count))
+        for part in handle
+    ]
 
 
-def unpack_handle(
-    packed: list[dict[str, NDArray[Any]]], device: torch.device
-) -> tuple[Segment, ...]:
+def unpack_handle(packed: list[dict[str, Any]], device: torch.device) -> tuple[Segment, ...]:
     """What `pack_handle` packed, each segment with a round of its own."""
     handle = []
     for arrays in packed:
-        batch = {key: torch.as_tensor(value, device=device) for key, value in arrays.items()}
+        batch = rollout_tensors.unpack(arrays, device)
         count = len(batch["completion_ids"])
         handle.append(Segment(Round(batch, count, advantages_hold=False, shared=True), 0, count))
     return tuple(handle)
