@@ -145,10 +145,17 @@ def fill_up(batch: Batch, rows: int) -> Batch:
     return result
 
 
-def trim(batch: Batch) -> Batch:
-    """Cut columns that are padding in every row: a forward pass should not pay for them."""
-    prompt_width = int(batch["prompt_mask"].sum(1).max())
-    completion_width = max(int(batch["completion_mask"].sum(1).max()), 1)
+def trim(batch: Batch, multiple: int | None = None) -> Batch:
+    """Cut columns that are padding in every row: a forward pass should not pay for them.
+
+    Args:
+        batch: at least one row.
+        multiple: lengths of prompts and of completions stay multiples of this (TRL's
+            pad_to_multiple_of), as far as they were.
+    """
+    step = multiple or 1
+    prompt_width = -(-int(batch["prompt_mask"].sum(1).max()) // step) * step
+    completion_width = -(-max(int(batch["completion_mask"].sum(1).max()), 1) // step) * step
     result = {}
     for key, tensor in batch.items():
         if key in _LEFT_PADDED:
@@ -176,10 +183,10 @@ def micro_batch_shape(rows: int, most_rows: int, steps: int, dense: bool) -> tup
     return needed, max(1, -(-rows // needed))
 
 
-def cut(batch: Batch, pieces: int) -> list[Batch]:
-    """Cut into `pieces` micro-batches of equal numbers of rows, each trimmed to its own length."""
+def cut(batch: Batch, pieces: int, multiple: int | None = None) -> list[Batch]:
+    """Cut into `pieces` micro-batches of equal numbers of rows, each trimmed (see `trim`)."""
     size = len(batch["advantages"]) // pieces
     return [
-        trim({key: tensor[i * size : (i + 1) * size] for key, tensor in batch.items()})
+        trim({key: tensor[i * size : (i + 1) * size] for key, tensor in batch.items()}, multiple)
         for i in range(pieces)
     ]

@@ -14,6 +14,8 @@ from dopr.engines.trl import rollout_tensors
 from dopr.policy.final_answers import disagreement
 from dopr.strategies import Group, Request, Strategy
 
+_REWARDS = "dopr_rewards"  # beside a packed group's tensors
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
@@ -22,12 +24,14 @@ class Round:
     Attributes:
         batch: TRL's output, this process's rows.
         local_rows: rows on each process.
+        rewards: of each reward function, over all processes; shape (rows, functions).
         advantages_hold: TRL knew the groups' size, so its advantages are right.
         shared: every process holds all rows, and `local_rows` counts these.
     """
 
     batch: dict[str, Any]
     local_rows: int
+    rewards: NDArray[np.float64]
     advantages_hold: bool
     shared: bool = False
 
@@ -53,9 +57,8 @@ def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
     for segment in handle:
         rows = slice(segment.start, segment.start + segment.count)
         tensors = rollout_tensors.row_tensors(segment.round.batch)
-        packed.append(
-            {key: rollout_tensors.to_array(value[rows]) for key, value in tensors.items()}
-        )
+        arrays = {key: rollout_tensors.to_array(value[rows]) for key, value in tensors.items()}
+        packed.append(arrays | {_REWARDS: segment.round.rewards[rows]})
     return packed
 
 
@@ -65,9 +68,11 @@ def unpack_handle(
     """What `pack_handle` packed, each segment with a round of its own."""
     handle = []
     for arrays in packed:
-        batch = {key: torch.as_tensor(value, device=device) for key, value in arrays.items()}
+        tensors = {key: value for key, value in arrays.items() if key != _REWARDS}
+        batch = {key: torch.as_tensor(value, device=device) for key, value in tensors.items()}
         count = len(batch["completion_ids"])
-        handle.append(Segment(Round(batch, count, advantages_hold=False, shared=True), 0, count))
+        made = Round(batch, count, arrays[_REWARDS], advantages_hold=False, shared=True)
+        handle.append(Segment(made, 0, count))
     return tuple(handle)
 
 
