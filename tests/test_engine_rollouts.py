@@ -152,7 +152,7 @@ def fake_round(rows: int, width: int, per_token: bool, engine: bool = True) -> R
     if engine:
         batch["sampling_per_token_logps"] = code + 0.5
         batch["importance_sampling_ratio"] = code if per_token else code[:, :1]
-    return Round(batch, rows, advantages_hold=False)
+    return Round(batch, rows, np.zeros((rows, 1)), advantages_hold=False)
 
 
 def cut(groups: list[Group], size: int = 4, steps: int = 4) -> list[dict[str, Any]]:

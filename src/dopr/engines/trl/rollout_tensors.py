@@ -203,12 +203,19 @@ def fill_up(batch: Batch, rows: int) -> Batch:
     return result
 
 
-def trim(batch: Batch) -> Batch:
-    """Cut columns that are padding in every row: a forward pass should not pay for them."""
+def trim(batch: Batch, multiple: int | None = None) -> Batch:
+    """Cut columns that are padding in every row: a forward pass should not pay for them.
+
+    Args:
+        batch: at least one row.
+        multiple: lengths of prompts and of completions stay multiples of this (TRL's
+            pad_to_multiple_of), as far as they were.
+    """
+    step = multiple or 1
     lengths = batch["completion_mask"].sum(1)
     prompts, completions = batch["prompt_ids"].size(1), batch["completion_ids"].size(1)
-    prompt_width = int(batch["prompt_mask"].sum(1).max())
-    completion_width = max(int(lengths.max()), 1)
+    prompt_width = min(prompts, -(-int(batch["prompt_mask"].sum(1).max()) // step) * step)
+    completion_width = min(completions, -(-max(int(lengths.max()), 1) // step) * step)
     if "num_images" in batch and not bool(lengths.all()):
         # A completion that does not count may still hold the places of pictures a tool gave.
         completion_width = completions
@@ -243,12 +250,12 @@ def micro_batch_shape(rows: int, most_rows: int, steps: int, dense: bool) -> tup
     return needed, max(1, -(-rows // needed))
 
 
-def cut(batch: Batch, pieces: int) -> list[Batch]:
-    """Cut into `pieces` micro-batches of equal numbers of rows, each trimmed to its own length."""
+def cut(batch: Batch, pieces: int, multiple: int | None = None) -> list[Batch]:
+    """Cut into `pieces` micro-batches of equal numbers of rows, each trimmed (see `trim`)."""
     size = len(batch["advantages"]) // pieces
     return [
         pictures.without_empty(
-            trim({key: value[i * size : (i + 1) * size] for key, value in batch.items()})
+            trim({k: value[i * size : (i + 1) * size] for k, value in batch.items()}, multiple)
         )
         for i in range(pieces)
     ]
