@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
-import yaml
-
 from dopr.core.errors import UserError, unknown_name
 
 T = TypeVar("T")
@@ -54,6 +52,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"there is no configuration file {str(path)!r}; check --config")
+    import yaml  # here: what builds settings from plain values alone needs no YAML
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -71,6 +71,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: a value is missing or something does not begin with `--`.
     """
+    import yaml
+
     found: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -153,6 +155,8 @@ def to_mapping(settings: Any) -> dict[str, Any]:
 
 def to_yaml(mapping: Mapping[str, Any]) -> str:
     """Plain values as YAML, in the order given."""
+    import yaml
+
     return yaml.safe_dump(_copy(mapping), sort_keys=False, allow_unicode=True, width=100)
 
 
