@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger, check_discount
-from dopr.core.preparation import Sizes, prepare
 from dopr.core.strategy import Group, Measure, Request, Strategy
 from dopr.core.stream import PromptStream
 
@@ -60,9 +59,9 @@ class Driver:
     """Keeps one strategy, its stream of prompts and its ledger together.
 
     Args:
-        strategy: what decides; the driver runs a copy of it, see `dopr.core.preparation`.
+        strategy: what decides. The driver runs this very object and tells it what can be measured;
+            engines give it a copy of their user's, see `dopr.core.preparation`.
         stream: the order in which prompts are offered.
-        sizes: of the engine, for a strategy that leaves its own open.
         max_rounds: a strategy that asks more often than this within a step is stopped, and the
             step goes on with the informative groups it has paid for.
         can_measure: quantities that `measure` will be able to answer.
@@ -70,13 +69,13 @@ class Driver:
             `ledger_discount`.
 
     Attributes:
-        strategy: the copy that runs, with all that it has learned.
+        strategy: with all that it has learned.
         ledger: what is known about each prompt.
         spent: totals.
 
     Raises:
-        UserError: the strategy needs a quantity that this driver cannot measure, or has an option
-            of the wrong kind.
+        UserError: the strategy needs a quantity that this driver cannot measure, or a
+            `ledger_discount` outside (0, 1].
     """
 
     def __init__(
@@ -84,7 +83,6 @@ class Driver:
         strategy: Strategy,
         stream: PromptStream,
         *,
-        sizes: Sizes | None = None,
         max_rounds: int = MAX_ROUNDS,
         can_measure: frozenset[str] = frozenset(),
         discount: float | None = None,
@@ -95,7 +93,8 @@ class Driver:
                 f"strategy {strategy.name!r} needs {', '.join(sorted(missing))} of the policy, "
                 "which this engine cannot measure; choose another strategy"
             )
-        self.strategy = prepare(strategy, sizes, can_measure)
+        self.strategy = strategy
+        strategy.can_measure = can_measure
         self.stream = stream
         faded = strategy.ledger_discount if discount is None else discount
         check_discount(faded)
