@@ -63,7 +63,18 @@ def is_supported(model: Any) -> bool:
         and (type(base).__name__ != "MistralForCausalLM" or config.sliding_window is None)
         and getattr(base.model.rotary_emb, "rope_type", None) in _FIXED_ROTARY
         and len(set(getattr(base, "hf_device_map", {}).values())) <= 1
+        and not _is_noisy(base)
     )
+
+
+def _is_noisy(base: Any) -> bool:
+    """Whether the model draws random numbers as it reads that this loop would not draw.
+
+    TRL generates in training mode, so dropout of attention weights and NEFTune's noise are on.
+    """
+    noise = hasattr(base.get_input_embeddings(), "neftune_noise_alpha")
+    dropout = getattr(base.model.layers[0].self_attn, "attention_dropout", 0.0)
+    return bool(base.training and (noise or dropout))
 
 
 def _base_model(model: Any) -> Any:
@@ -286,7 +297,7 @@ class _Decoder:
         """Cosine and sine of every place, each of shape (end, head width)."""
         places = torch.arange(self.end, device=like.device)[None]
         dtype = next(self.stack.parameters()).dtype
-        cosine, sine = self.stack.rotary_emb(like.new_empty(0, dtype=dtype), places)
+        cosine, sine = self.stack.rotary_emb(like.new_zeros(1, dtype=dtype), places)
         self.cosine, self.sine = cosine[0], sine[0]
         self.signed_sine = self.sine.clone()
         self.signed_sine[:, : self.sine.shape[1] // 2] *= -1

@@ -27,6 +27,7 @@ class LoadingTrainer(GRPOTrainer):
 
     args: Any
     model: Any
+    _signature_columns: Any
     driver: Driver
     offered: list[int]
 
