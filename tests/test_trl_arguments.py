@@ -1,11 +1,13 @@
-"""Arguments of TRL's GRPOTrainer, and fields of its GRPOConfig that need more than a run beside it."""
+"""Arguments of TRL's GRPOTrainer, and fields of its config that need more than a run beside it."""
 
+import functools
 import importlib.machinery
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -121,6 +123,8 @@ def test_a_model_by_name_brings_its_tokenizer_and_the_run_a_folder(
     tmp_path: Path, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    on_cpu = functools.partial(GRPOConfig, use_cpu=True)
+    monkeypatch.setattr("trl.trainer.grpo_trainer.GRPOConfig", on_cpu)
     trainer = DoPRTrainer(str(tiny_model_dir), digits_reward, None, make_dataset())
     assert Path(trainer.args.output_dir).name == f"{tiny_model_dir.name}-GRPO"
     assert trainer.processing_class.vocab_size == make_tokenizer().vocab_size
@@ -192,9 +196,11 @@ def test_evaluation_sets_by_name_are_evaluated_each(tmp_path: Path) -> None:
         trainer = made(cls, config, tmp_path / config.__name__, changes, eval_dataset=sets)
         trainer.train()
         rows = trainer.state.log_history
-        logged.append([{k: v for k, v in r.items() if k.endswith("reward")} for r in rows])
+        logged.append(
+            [{k: v for k, v in r.items() if k.endswith(("reward", "loss"))} for r in rows]
+        )
     assert logged[0] == logged[1]
-    assert {"eval_few_reward", "eval_more_reward"} <= set().union(*logged[1])
+    assert {"eval_few_loss", "eval_more_loss", "eval_reward"} <= set().union(*logged[1])
 
 
 def test_full_evaluation_in_half_precision_is_trls(tmp_path: Path) -> None:
@@ -249,6 +255,92 @@ def test_a_rollout_function_of_ones_own_generates(tmp_path: Path) -> None:
     assert trainer.driver.spent.rollouts == 2 * trainer.args.per_device_train_batch_size
 
 
+TOOL_TEMPLATE = (
+    "{% for m in messages %}{{ m['content'] or '' }}{% for c in m['tool_calls'] or [] %}"
+    "{{ c['function']['name'] }}"
+    "{% for k, v in c['function']['arguments'].items() %} {{ k }} {{ v }}{% endfor %}{% endfor %}"
+    ".{% endfor %}"
+)
+
+
+def calling_tokenizer() -> Any:
+    """Takes a completion with two digits or more for a call of `double`."""
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = TOOL_TEMPLATE
+    tokenizer.response_template = {}  # there, so that TRL does not look for a known one
+
+    def parse(ids: Any, prefix: Any = None, tools: Any = None, **_: Any) -> dict[str, Any]:
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        said: dict[str, Any] = {"role": "assistant", "content": text}
+        digits = [c for c in text if c.isdigit()]
+        if len(digits) > 1:
+            call = {"name": "double", "arguments": {"number": int(digits[0])}}
+            said["tool_calls"] = [{"type": "function", "function": call}]
+        return said
+
+    tokenizer.parse_response = parse
+    return tokenizer
+
+
+class Doubling:
+    """An environment with one tool, which knows how often it was used."""
+
+    def reset(self, **row: Any) -> str:
+        self.used = 0
+        return "go"
+
+    def double(self, number: int) -> str:
+        """Double a number.
+
+        Args:
+            number: what to double.
+
+        Returns:
+            Twice the number.
+        """
+        self.used += 1
+        return str(2 * number)
+
+    def get_reward(self) -> float:
+        return float(self.used)
+
+
+def double(number: int) -> str:
+    """Double a number.
+
+    Args:
+        number: what to double.
+
+    Returns:
+        Twice the number.
+    """
+    return str(2 * number)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", ["tools", "environment_factory"])
+def test_tools_and_environments_are_used_as_in_trl(tmp_path: Path, kind: str) -> None:
+    own: dict[str, Any] = {"train_dataset": make_dataset(chat=True)}
+    own |= {"tools": [double]} if kind == "tools" else {"environment_factory": Doubling}
+    own |= {} if kind == "tools" else {"reward_funcs": None}
+    changes = {"max_tool_calling_iterations": 2, "max_completion_length": 24}
+    logged, trained = [], []
+    for cls, config in BOTH:
+        folder = tmp_path / config.__name__
+        own["processing_class"] = calling_tokenizer()
+        trainer = made(cls, config, folder, changes, **own)
+        trainer.train()
+        trained.append(parameters(trainer))
+        logged.append([r.get("tools/call_frequency") for r in trainer.state.log_history])
+    assert torch.equal(*trained) and logged[0] == logged[1] and logged[0][0] > 0
+    own["processing_class"] = calling_tokenizer()
+    trainer = made(
+        DoPRTrainer, DoPRConfig, tmp_path / "dopr", changes | {"strategy": "dopr"}, **own
+    )
+    trainer.train()
+    assert trainer.driver.spent.rollouts == 16
+
+
 # -- fields ----------------------------------------------------------------------------------
 
 
@@ -275,7 +367,11 @@ def test_trackers_get_the_runs_name_project_and_space(
     tracker = ModuleType("trackio")
     tracker.__spec__ = importlib.machinery.ModuleSpec("trackio", None)
     tracker.init = lambda **given: begun.append(given)  # type: ignore[attr-defined]
-    tracker.config = {}  # type: ignore[attr-defined]
+    tracker.config = MagicMock()  # type: ignore[attr-defined]
+    tracker.__version__ = "99"  # type: ignore[attr-defined]
+    tracker.context_vars = MagicMock()  # type: ignore[attr-defined]
+    frozen: list[Any] = []
+    tracker.freeze = lambda **given: frozen.append(given)  # type: ignore[attr-defined]
     logged: list[Any] = []
     tracker.log = lambda *given, **more: logged.append(given)  # type: ignore[attr-defined]
     tracker.finish = lambda: None  # type: ignore[attr-defined]
@@ -288,11 +384,14 @@ def test_trackers_get_the_runs_name_project_and_space(
         "run_name": "a run",
         "project": "a project",
         "trackio_space_id": "someone/space",
+        "trackio_bucket_id": "someone/bucket",
+        "trackio_static_space_id": "someone/static",
     }
     for cls, config in BOTH:
         made(cls, config, tmp_path / config.__name__, changes).train()
     assert len(begun) == 2 and begun[0] == begun[1]
     assert begun[0]["name"] == "a run" and begun[0]["project"] == "a project"
+    assert begun[0]["space_id"] == "someone/space" and begun[0]["bucket_id"] == "someone/bucket"
     assert len(logged) >= 4
 
 
@@ -312,8 +411,8 @@ class Hub:
             done = {"is_done": lambda _: True, "result": lambda _: None}
             return type("Upload", (), done | {"done": lambda _: True})()
 
-        monkeypatch.setattr("transformers.trainer.create_repo", create)
-        monkeypatch.setattr("transformers.trainer.upload_folder", upload)
+        api = MagicMock(create_repo=create, upload_folder=upload)
+        monkeypatch.setattr("transformers.trainer.hf_api", lambda: api)
         monkeypatch.setattr("trl.trainer.grpo_trainer.create_repo", create)
         monkeypatch.setattr("trl.trainer.grpo_trainer.CommitScheduler", self.schedule)
         monkeypatch.setattr("huggingface_hub.DatasetCard.push_to_hub", lambda *_, **__: None)

@@ -1,7 +1,9 @@
 """Every field of TRL's GRPOConfig and every argument of its GRPOTrainer is honoured or refused."""
 
+import inspect
 import math
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +13,13 @@ import pandas as pd
 import pytest
 import torch
 import transformers
+import trl
 from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer
 from fake_vllm import use_fake_vllm
 from tiny import ALPHABET, digits_reward, make_dataset, make_model, make_tokenizer, settings
-from trl_fields import CASES, Case
+from trl_fields import ARGUMENTS, CASES, FIELDS, TRL_VERSION, Case
 
 # What a run logs about its own time and memory, and what only ours logs.
 _OF_THE_MACHINE = ("time", "_per_second", "_mem_", "total_flos", "profiling/")
@@ -119,7 +122,8 @@ def mixture_of_experts() -> Any:
             num_hidden_layers=2,
             num_attention_heads=2,
             num_key_value_heads=2,
-            num_local_experts=2,
+            num_local_experts=4,
+            num_experts_per_tok=1,
             pad_token_id=0,
             eos_token_id=1,
             bos_token_id=None,
@@ -192,3 +196,56 @@ def test_dopr_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str)
     assert state.global_step == state.max_steps > 0
     assert run.trainer.driver.spent.rollouts > 0
     assert all(torch.isfinite(p).all() for p in run.parameters)
+
+
+# -- the table -------------------------------------------------------------------------------
+
+TABLE = {"field": FIELDS, "argument": ARGUMENTS}
+TESTS = Path(__file__).parent
+
+
+def of_trl() -> dict[str, set[str]]:
+    arguments = set(inspect.signature(GRPOTrainer.__init__).parameters) - {"self"}
+    return {"field": set(GRPOConfig.__dataclass_fields__), "argument": arguments}
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_nothing_of_trl_is_undecided(kind: str) -> None:
+    undecided = of_trl()[kind] - set(TABLE[kind])
+    assert not undecided, f"say in tests/trl_fields.py what becomes of {sorted(undecided)}"
+
+
+@pytest.mark.parametrize("kind", TABLE)
+def test_nothing_is_decided_that_trl_does_not_have(kind: str) -> None:
+    if trl.__version__.startswith(TRL_VERSION):
+        assert set(TABLE[kind]) == of_trl()[kind]
+
+
+def test_what_is_said_is_tested() -> None:
+    """Each named test is there, with its case where it has several."""
+    for support in [*FIELDS.values(), *ARGUMENTS.values()]:
+        assert support.how in ("honoured", "refused")
+        file, _, name = support.test.partition("::")
+        name, _, case = name.rstrip("]").partition("[")
+        source = (TESTS / file).read_text(encoding="utf-8")
+        assert f"\ndef {name}(" in source, support.test
+        assert not case or case in CASES or f'"{case}"' in source, support.test
+
+
+def test_a_case_changes_every_field_it_claims(tmp_path: Path) -> None:
+    usual = GRPOConfig(**settings(tmp_path))
+    for name, case in CASES.items():
+        same = [f for f, value in known(case).fields.items() if getattr(usual, f) == value]
+        assert set(same) <= set(UNCHANGED), f"{name}: {same}"
+
+
+# What a CPU cannot have otherwise, or what a run needs as it is.
+UNCHANGED = ("vllm_tensor_parallel_size", "local_rank")
+
+
+def test_the_page_holds_the_table_as_it_is() -> None:
+    if not trl.__version__.startswith(TRL_VERSION):
+        pytest.skip(f"the page is about TRL {TRL_VERSION}")
+    script = TESTS.parent / "docs" / "make_field_table.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

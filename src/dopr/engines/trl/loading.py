@@ -29,6 +29,7 @@ class LoadingTrainer(GRPOTrainer):
     model: Any
     _signature_columns: Any
     driver: Driver
+    _signature_columns: Any
     offered: list[int]
 
     def get_train_dataloader(self) -> Any:

@@ -1,6 +1,5 @@
 """Rounds of rollouts as TRL made them, and the groups cut from them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.engines.trl import rollout_tensors
-from dopr.policy.final_answers import disagreement
 from dopr.strategies import Group, Request, Strategy
 
 _REWARDS = "dopr_rewards"  # beside a packed group's tensors
@@ -22,7 +20,7 @@ class Round:
     """One call of TRL's generation and scoring.
 
     Attributes:
-        batch: TRL's output, this process's rows.
+        batch: TRL's output, this process's rows; pictures as one entry a rollout.
         local_rows: rows on each process.
         rewards: of each reward function, over all processes; shape (rows, functions).
         advantages_hold: TRL knew the groups' size, so its advantages are right.
@@ -51,25 +49,22 @@ class Segment:
     count: int
 
 
-def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
+def pack_handle(handle: Sequence[Segment]) -> list[dict[str, Any]]:
     """A group's tensors as arrays, for a checkpoint; its rounds are shared by all processes."""
     packed = []
     for segment in handle:
         rows = slice(segment.start, segment.start + segment.count)
-        tensors = rollout_tensors.row_tensors(segment.round.batch)
-        arrays = {key: rollout_tensors.to_array(value[rows]) for key, value in tensors.items()}
+        arrays = rollout_tensors.pack(segment.round.batch, rows)
         packed.append(arrays | {_REWARDS: segment.round.rewards[rows]})
     return packed
 
 
-def unpack_handle(
-    packed: list[dict[str, NDArray[Any]]], device: torch.device
-) -> tuple[Segment, ...]:
+def unpack_handle(packed: list[dict[str, Any]], device: torch.device) -> tuple[Segment, ...]:
     """What `pack_handle` packed, each segment with a round of its own."""
     handle = []
     for arrays in packed:
         tensors = {key: value for key, value in arrays.items() if key != _REWARDS}
-        batch = {key: torch.as_tensor(value, device=device) for key, value in tensors.items()}
+        batch = rollout_tensors.unpack(tensors, device)
         count = len(batch["completion_ids"])
         made = Round(batch, count, arrays[_REWARDS], advantages_hold=False, shared=True)
         handle.append(Segment(made, 0, count))
@@ -152,7 +147,7 @@ def make_groups(
             tokens[rows],
             step,
             entropies=None if entropies is None else entropies[rows],
-            disagreement=math.nan if answers is None else disagreement(answers[rows]),
+            answers=None if answers is None else tuple(answers[rows]),
             handle=(Segment(done, start, request.num_rollouts),),
         )
         groups.append(group)

@@ -7,6 +7,7 @@ requests into groups by TRL's own generation and scoring, and `_assemble` makes 
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,15 @@ from accelerate.utils import DistributedType, gather_object
 from numpy.typing import NDArray
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from dopr.core.advantages import compute_advantages
 from dopr.core.driver import StepOutcome
 from dopr.core.stream import OfferedStream
 from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
 from dopr.engines.prompt_pool import prompt_names, row_name
-from dopr.engines.trl import checkpoints, rollout_tensors
+from dopr.engines.trl import checkpoints, pictures, rollout_tensors
 from dopr.engines.trl.completion_table import clear_table, correct_advantages
-from dopr.engines.trl.config import Selection
 from dopr.engines.trl.extra_terms import bonus_coefficient, reweighted
 from dopr.engines.trl.loading import LoadingTrainer
 from dopr.engines.trl.micro_batches import (
@@ -51,11 +52,12 @@ from dopr.engines.trl.rounds import (
     unpack_handle,
 )
 from dopr.engines.trl.schedule import run_over_rollouts, share_over
+from dopr.engines.trl.selection import Selection
 from dopr.engines.trl.setup import check_engine, check_pool, loader_order, make_driver
-from dopr.policy.decoding import faster_generation
 from dopr.policy.entropies import EntropyTotals, entropy_rows, mean_entropies
 from dopr.policy.final_answers import final_answers
-from dopr.policy.measuring import answer
+from dopr.policy.generation import faster_generation
+from dopr.policy.measuring import measure
 from dopr.policy.sampling import Sampling, weighted_total
 from dopr.strategies import Group, Measure, Request, Strategy
 
@@ -116,6 +118,7 @@ class DoPRTrainer(LoadingTrainer):
         self._round_tokens: NDArray[np.int64] | None = None
         self._round_names: list[str] | None = None
         self._round_answers: list[str] | None = None
+        self._own_tokens: list[int] = []
         self._entropies: torch.Tensor | None = None
         self._aux_loss: torch.Tensor | None = None
         self._entropy_totals = EntropyTotals()
@@ -148,11 +151,14 @@ class DoPRTrainer(LoadingTrainer):
         regular = len(sizes) == 1 and len(ids) == local * processes
         self._round_names = [self.prompt_names[i] for i in mine]
         with self._group_size(sizes.pop() if regular else 1):
-            batch = super()._generate_and_score_completions([dict(found[int(i)]) for i in mine])
+            # Copies: an environment or a rollout function may write into its row.
+            rows = [copy.deepcopy(found[int(i)]) for i in mine]
+            batch = super()._generate_and_score_completions(rows)
         self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
         assert self._single_rewards is not None
         entropies, answers = self._read_rollouts(batch), self._round_answers
+        batch = split_pixel_values_by_grid(batch)
         done = Round(batch, local, self._single_rewards, regular)
         if self.driver.strategy.replays and processes > 1:
             everyones = rollout_tensors.share(batch, self.accelerator, self._tokenizer.pad_token_id)
@@ -186,11 +192,20 @@ class DoPRTrainer(LoadingTrainer):
                 batch["completion_ids"].size(1),
                 batch_size=self.args.per_device_train_batch_size,
                 compute_entropy=True,
+                **pictures.forward_fields(batch),
             )
         if strategy.replays:
             batch.setdefault("old_per_token_logps", logps)
         means = mean_entropies(entropies, loss_mask(batch))
         return np.asarray(self.accelerator.gather(means).double().cpu().numpy())
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        generated = super()._generate(prompts)
+        _, completion_ids, own = generated[:3]
+        # What a tool or an environment said stands among a completion's tokens, but nobody
+        # generated it.
+        self._own_tokens = [sum(mask) for mask in own] if own else [len(i) for i in completion_ids]
+        return generated
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         # Parameters spread over processes are gathered in lockstep, which only TRL's way keeps.
@@ -211,7 +226,7 @@ class DoPRTrainer(LoadingTrainer):
             self.top_p,
             seed=self.args.seed + 7919 * self.driver.ledger.step,
         )
-        return answer(
+        return measure(
             asked,
             self.accelerator.unwrap_model(self.model),
             self._tokenizer,
@@ -241,7 +256,7 @@ class DoPRTrainer(LoadingTrainer):
             self._single_rewards = rewards.double().cpu().numpy()
             weights = self.reward_weights.cpu().numpy()
             self._round_rewards = weighted_total(rewards.cpu().numpy(), weights)
-            lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards.device)
+            lengths = torch.tensor(self._own_tokens, device=rewards.device)
             self._round_tokens = self.accelerator.gather(lengths).cpu().numpy()
             if self.driver.strategy.reads_answers:
                 self._round_answers = gather_object(final_answers(completions))
@@ -265,18 +280,22 @@ class DoPRTrainer(LoadingTrainer):
         own_shape = is_plain_batch(outcome.kept, outcome.generated, usual, processes)
         in_groups = settings.advantage_estimator == "group"
         if own_shape and in_groups and trl_advantages_hold(outcome.kept):
-            return whole_batch(outcome.kept, None, self.accelerator)
+            return self._whole(outcome.kept, None)
         correct_advantages(self._logs, outcome, advantages)
         flat = np.concatenate(advantages) if advantages else np.empty(0)
         idle = settings.empty_update == "skip" and not np.any(flat)
         if own_shape and not idle:
-            return whole_batch(outcome.kept, flat, self.accelerator)
+            return self._whole(outcome.kept, flat)
         trained = [] if idle else list(zip(outcome.kept, advantages, strict=True))
-        self._micro_batches = cut_micro_batches(
+        cut = cut_micro_batches(
             trained, self.args, self.accelerator, self.loss_type, self._tokenizer.pad_token_id
         )
+        self._micro_batches = [unsplit_pixel_values_by_grid(part) for part in cut]
         # TRL shuffles and cuts what it gets here; `_prepare_inputs` then puts ours in its place.
         return {"advantages": torch.zeros(self.args.steps_per_generation)}
+
+    def _whole(self, kept: list[Group], advantages: NDArray[np.float64] | None) -> dict[str, Any]:
+        return unsplit_pixel_values_by_grid(whole_batch(kept, advantages, self.accelerator))
 
     def _advantages(self, outcome: StepOutcome) -> list[NDArray[np.float64]]:
         """Of every rollout of each kept group, shape (n,)."""
