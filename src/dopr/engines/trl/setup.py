@@ -18,7 +18,7 @@ from dopr.engines.trl.selection import Selection
 from dopr.policy.measuring import QUANTITIES
 from dopr.strategies import Strategy, make_strategy
 
-_ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
+ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
 
 
 def check_engine(use_vllm: bool) -> None:
@@ -86,22 +86,30 @@ def loader_rows(pool: Dataset, stream: PromptStream, args: Any) -> Dataset:
     """
     rows = pool
     if isinstance(stream, OfferedStream):
-        rows = rows.add_column(_ROW, list(range(len(rows))))
+        rows = rows.add_column(ROW, list(range(len(rows))))
     wanted = args.generation_batch_size // args.num_generations
     if len(rows) < wanted:
         rows = rows.select(np.resize(np.arange(len(rows)), wanted))
     return rows
 
 
-def loader_order(inputs: list[dict[str, Any]], num_generations: int) -> NDArray[np.int64]:
+def take_row_numbers(batch: Any) -> list[int]:
+    """Take the column of row numbers out of a batch of `loader_rows`: it is nobody else's business.
+
+    Args:
+        batch: this process's rows, changed in place.
+    """
+    return [row.pop(ROW) for row in batch if isinstance(row, dict) and ROW in row]
+
+
+def loader_order(numbers: list[int], num_generations: int) -> NDArray[np.int64]:
     """The prompts of the loader's batch over all processes, each once, as row numbers; shape (k,).
 
     Args:
-        inputs: this process's rows of `loader_rows`, each prompt `num_generations` times.
+        numbers: of this process's rows, each prompt `num_generations` times.
         num_generations: rollouts of a prompt.
     """
-    rows = gather_object([row[_ROW] for row in inputs])
-    return np.asarray(rows[::num_generations], dtype=np.int64)
+    return np.asarray(gather_object(numbers)[::num_generations], dtype=np.int64)
 
 
 def make_driver(
@@ -124,7 +132,7 @@ def make_driver(
             raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
         options = {"num_generations": args.num_generations} | (options or {})
         strategy = make_strategy(strategy or settings.strategy, **options)
-    stream = PromptStream(len(pool), args.seed)
+    stream = PromptStream(len(pool), args.seed, shuffle=bool(args.shuffle_dataset))
     if strategy.fills_batch and leaves_prompts_open(strategy):
         # Without options uniform choice is plain GRPO: the trainer's batch and its order.
         stream = OfferedStream(len(pool), args.seed)
@@ -134,6 +142,7 @@ def make_driver(
         prepare(strategy, Sizes(args.num_generations, room)),
         stream,
         max_rounds=settings.max_rounds,
-        can_measure=QUANTITIES,
+        # Prompts are read for that, and rows that only route to an environment have none.
+        can_measure=QUANTITIES if "prompt" in pool.column_names else frozenset(),
         discount=settings.ledger_discount,
     )

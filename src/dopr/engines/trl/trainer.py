@@ -9,6 +9,7 @@ requests into groups by TRL's own generation and scoring, and `_assemble` makes 
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,20 +20,27 @@ from accelerate.utils import DistributedType, gather_object
 from numpy.typing import NDArray
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
-from trl import GRPOTrainer
+from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from dopr.core.advantages import compute_advantages
 from dopr.core.driver import StepOutcome
 from dopr.core.stream import OfferedStream
 from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
-from dopr.engines.prompt_pool import prompt_names
-from dopr.engines.trl import checkpoints, rollout_tensors
+from dopr.engines.prompt_pool import prompt_names, row_name
+from dopr.engines.trl import checkpoints, pictures, rollout_tensors
 from dopr.engines.trl.completion_table import clear_table, correct_advantages
+from dopr.engines.trl.extra_terms import bonus_coefficient, reweighted
+from dopr.engines.trl.loading import LoadingTrainer
 from dopr.engines.trl.micro_batches import (
     cut_micro_batches,
     loss_mask,
     shape_blank_advantages,
     whole_batch,
+)
+from dopr.engines.trl.multi_objective import (
+    NORMALIZE_THEN_SUM,
+    check_aggregation,
+    normalize_then_sum,
 )
 from dopr.engines.trl.objectives import ibro_term, ibro_weight
 from dopr.engines.trl.processes import check_same_choice, own_share
@@ -47,7 +55,7 @@ from dopr.engines.trl.rounds import (
 )
 from dopr.engines.trl.schedule import run_over_rollouts, share_over
 from dopr.engines.trl.selection import Selection
-from dopr.engines.trl.setup import check_engine, check_pool, loader_order, loader_rows, make_driver
+from dopr.engines.trl.setup import check_engine, check_pool, loader_order, make_driver
 from dopr.policy.entropies import EntropyTotals, entropy_rows, mean_entropies
 from dopr.policy.final_answers import final_answers
 from dopr.policy.generation import faster_generation
@@ -67,7 +75,7 @@ if TYPE_CHECKING:
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
-class DoPRTrainer(GRPOTrainer):
+class DoPRTrainer(LoadingTrainer):
     """A drop-in for GRPOTrainer that chooses prompts before paying for their rollouts.
 
     Args:
@@ -87,8 +95,6 @@ class DoPRTrainer(GRPOTrainer):
     """
 
     # TRL and transformers declare these more loosely than they use them.
-    args: Any
-    model: Any
     _buffered_inputs: Any
     _logs: Any
     checkpoint_dir: Path | None = None
@@ -130,6 +136,8 @@ class DoPRTrainer(GRPOTrainer):
         check_pool(train_dataset)
         check_engine(getattr(args, "use_vllm", False))
         self._settings = Selection.of(args)
+        aggregation = getattr(args, "multi_objective_aggregation", "sum_then_normalize")
+        check_aggregation(aggregation, self._settings.advantage_estimator)
         self._pool: Any = train_dataset
         self.prompt_names = prompt_names(train_dataset)
         self.training_seconds = 0.0
@@ -137,15 +145,19 @@ class DoPRTrainer(GRPOTrainer):
         given = {name: value for name, value in everything.items() if value is not None}
         super().__init__(model, **given)
         self.driver = make_driver(strategy, self._settings, self._pool, self.args)
-        self.train_dataset = loader_rows(self._pool, self.driver.stream, self.args)
+        if self.args.remove_unused_columns:  # rewards see what is left, as in TRL
+            self._pool = self._remove_unused_columns(self._pool, "training")
         self.add_callback(StepClock(self))
         self._step_log = StepLog(Path(self.args.output_dir) / "metrics.jsonl")
         self._micro_batches: list[dict[str, Any]] | None = None
         self._round_rewards: NDArray[np.float64] | None = None
+        self._single_rewards: NDArray[np.float64] | None = None
         self._round_tokens: NDArray[np.int64] | None = None
         self._round_names: list[str] | None = None
         self._round_answers: list[str] | None = None
+        self._own_tokens: list[int] = []
         self._entropies: torch.Tensor | None = None
+        self._aux_loss: torch.Tensor | None = None
         self._entropy_totals = EntropyTotals()
         self._loss_inputs: dict[str, Any] | None = None
 
@@ -156,7 +168,7 @@ class DoPRTrainer(GRPOTrainer):
             return super()._generate_and_score_completions(inputs)
         if isinstance(self.driver.stream, OfferedStream):
             assert self.num_generations is not None  # TRL fills it in
-            self.driver.stream.offer(loader_order(inputs, self.num_generations))
+            self.driver.stream.offer(loader_order(self.offered, self.num_generations))
         self._entropy_totals.flush(self.driver.ledger)
         step = self.driver.ledger.step
         outcome = self.driver.step(self._roll_out, self._measure)
@@ -176,14 +188,18 @@ class DoPRTrainer(GRPOTrainer):
         regular = len(sizes) == 1 and len(ids) == local * processes
         self._round_names = [self.prompt_names[i] for i in mine]
         with self._group_size(sizes.pop() if regular else 1):
-            batch = super()._generate_and_score_completions([dict(found[int(i)]) for i in mine])
+            # Copies: an environment or a rollout function may write into its row.
+            rows = [copy.deepcopy(found[int(i)]) for i in mine]
+            batch = super()._generate_and_score_completions(rows)
         self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
+        assert self._single_rewards is not None
         entropies, answers = self._read_rollouts(batch), self._round_answers
-        done = Round(batch, local, regular)
+        batch = split_pixel_values_by_grid(batch)
+        done = Round(batch, local, self._single_rewards, regular)
         if self.driver.strategy.replays and processes > 1:
             everyones = rollout_tensors.share(batch, self.accelerator, self._tokenizer.pad_token_id)
-            done = Round(everyones, local * processes, advantages_hold=False, shared=True)
+            done = Round(everyones, local * processes, self._single_rewards, False, shared=True)
         groups = make_groups(
             requests,
             done,
@@ -213,11 +229,20 @@ class DoPRTrainer(GRPOTrainer):
                 batch["completion_ids"].size(1),
                 batch_size=self.args.per_device_train_batch_size,
                 compute_entropy=True,
+                **pictures.forward_fields(batch),
             )
         if strategy.replays:
             batch.setdefault("old_per_token_logps", logps)
         means = mean_entropies(entropies, loss_mask(batch))
         return np.asarray(self.accelerator.gather(means).double().cpu().numpy())
+
+    def _generate(self, prompts: list[Any]) -> Any:
+        generated = super()._generate(prompts)
+        _, completion_ids, own = generated[:3]
+        # What a tool or an environment said stands among a completion's tokens, but nobody
+        # generated it.
+        self._own_tokens = [sum(mask) for mask in own] if own else [len(i) for i in completion_ids]
+        return generated
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         # Parameters spread over processes are gathered in lockstep, which only TRL's way keeps.
@@ -260,13 +285,15 @@ class DoPRTrainer(GRPOTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> torch.Tensor:
-        if self._round_names is not None:
-            self._log_completion_extra("prompt_id", self._round_names)
+        # In evaluation too, or the columns of one table of completions were of unequal length.
+        names = self._round_names or [row_name(row) for row in inputs]
+        self._log_completion_extra("prompt_id", names)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self._round_names is not None:
+            self._single_rewards = rewards.double().cpu().numpy()
             weights = self.reward_weights.cpu().numpy()
             self._round_rewards = weighted_total(rewards.cpu().numpy(), weights)
-            lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=rewards.device)
+            lengths = torch.tensor(self._own_tokens, device=rewards.device)
             self._round_tokens = self.accelerator.gather(lengths).cpu().numpy()
             if self.driver.strategy.reads_answers:
                 self._round_answers = gather_object(final_answers(completions))
@@ -283,27 +310,38 @@ class DoPRTrainer(GRPOTrainer):
 
     def _assemble(self, outcome: StepOutcome) -> dict[str, Any]:
         """The kept rollouts as TRL's training batch, or the micro-batches cut by our own hand."""
-        settings, ledger = self._settings, self.driver.ledger
-        advantages = compute_advantages(
-            outcome.kept, ledger, settings.advantage_estimator, self.scale_rewards
-        )
+        settings = self._settings
+        advantages = self._advantages(outcome)
         usual = self.args.per_device_train_batch_size * self.args.steps_per_generation
         processes = self.accelerator.num_processes
         own_shape = is_plain_batch(outcome.kept, outcome.generated, usual, processes)
         in_groups = settings.advantage_estimator == "group"
         if own_shape and in_groups and trl_advantages_hold(outcome.kept):
-            return whole_batch(outcome.kept, None, self.accelerator)
+            return self._whole(outcome.kept, None)
         correct_advantages(self._logs, outcome, advantages)
         flat = np.concatenate(advantages) if advantages else np.empty(0)
         idle = settings.empty_update == "skip" and not np.any(flat)
         if own_shape and not idle:
-            return whole_batch(outcome.kept, flat, self.accelerator)
+            return self._whole(outcome.kept, flat)
         trained = [] if idle else list(zip(outcome.kept, advantages, strict=True))
-        self._micro_batches = cut_micro_batches(
+        cut = cut_micro_batches(
             trained, self.args, self.accelerator, self.loss_type, self._tokenizer.pad_token_id
         )
+        self._micro_batches = [unsplit_pixel_values_by_grid(part) for part in cut]
         # TRL shuffles and cuts what it gets here; `_prepare_inputs` then puts ours in its place.
         return {"advantages": torch.zeros(self.args.steps_per_generation)}
+
+    def _whole(self, kept: list[Group], advantages: NDArray[np.float64] | None) -> dict[str, Any]:
+        return unsplit_pixel_values_by_grid(whole_batch(kept, advantages, self.accelerator))
+
+    def _advantages(self, outcome: StepOutcome) -> list[NDArray[np.float64]]:
+        """Of every rollout of each kept group, shape (n,)."""
+        kept, driver = outcome.kept, self.driver
+        if self.multi_objective_aggregation == NORMALIZE_THEN_SUM:
+            weights = self.reward_weights.double().cpu().numpy()
+            return normalize_then_sum(kept, weights, driver.strategy)
+        estimator = self._settings.advantage_estimator
+        return compute_advantages(kept, driver.ledger, estimator, self.scale_rewards)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         inputs = super()._prepare_inputs(generation_batch)
@@ -319,10 +357,11 @@ class DoPRTrainer(GRPOTrainer):
             # No parameter gets a gradient, so an optimiser step after only such batches is none.
             return torch.zeros((), device=self.accelerator.device, requires_grad=True)
         self._loss_inputs = inputs
+        coefficient = bonus_coefficient(self)
         loss = super()._compute_loss(model, inputs)
         self._loss_inputs = None
-        scale = inputs.get("dopr_scale")
-        loss = loss if scale is None else loss * scale.to(loss.device)
+        loss = reweighted(loss, self, inputs, coefficient, self._entropies, self._aux_loss)
+        self._aux_loss = None
         if self._settings.ibro_coefficient and self.model.training:
             loss = loss - self._ibro(inputs)
         if "dopr_prompt" in inputs and self.model.training:
@@ -346,6 +385,7 @@ class DoPRTrainer(GRPOTrainer):
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         self._entropies = result[1]
+        self._aux_loss = result[2] if len(result) > 2 else None  # older TRL gives two
         if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
             shape_blank_advantages(self._loss_inputs, result[1])
         return result
@@ -397,12 +437,14 @@ class DoPRTrainer(GRPOTrainer):
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         # Rotation waits until the new checkpoint is known to be whole, or a full disk could leave
-        # none at all.
+        # none at all; so does the upload, or it would go without our part.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        uploads, self.args.push_to_hub = self.args.push_to_hub, False
         try:
             super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
+            self.args.push_to_hub = uploads
         self._entropy_totals.flush(self.driver.ledger)
         self.accelerator.wait_for_everyone()
         if not self.args.should_save:
@@ -412,6 +454,8 @@ class DoPRTrainer(GRPOTrainer):
         state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
         checkpoints.save_state(folder, state)
         checkpoints.write_manifest(folder)
+        if uploads:
+            self._push_from_checkpoint(str(folder))
         rotate_checkpoints(
             output_dir=run_dir,
             save_total_limit=limit,
