@@ -6,6 +6,7 @@ requests into groups; everything a strategy may rely on is here.
 
 import logging
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -93,14 +94,28 @@ class Driver:
                 f"strategy {strategy.name!r} needs {', '.join(sorted(missing))} of the policy, "
                 "which this engine cannot measure; choose another strategy"
             )
-        self.strategy = strategy
         strategy.can_measure = can_measure
+        self.strategy = strategy
+        self._untouched = deepcopy(strategy)
         self.stream = stream
         faded = strategy.ledger_discount if discount is None else discount
         check_discount(faded)
         self.ledger = Ledger(stream.size, discount=faded)
         self.max_rounds = max_rounds
         self.spent = Spent(rollouts=strategy.prepaid_rollouts)
+
+    def change_pool(self, stream: PromptStream) -> None:
+        """Go on with other prompts: what was known of the old ones is forgotten, the totals stay.
+
+        Args:
+            stream: of the new pool.
+        """
+        old, self.stream = self.ledger, stream
+        self.strategy = deepcopy(self._untouched)
+        self.ledger = Ledger(stream.size, discount=old.discount)
+        self.ledger.step = old.step
+        self.ledger.policy_entropy = old.policy_entropy
+        self.ledger.initial_entropy = old.initial_entropy
 
     def step(self, rollout: Rollout, measure: Answer | None = None) -> StepOutcome:
         """Run the strategy for one optimiser step.

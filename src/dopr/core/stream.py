@@ -65,6 +65,11 @@ class PromptStream:
         self._ahead = order
         self._position = 0
 
+    @property
+    def offered_all(self) -> bool:
+        """Whether every prompt of the pool was drawn at least once."""
+        return self.epoch > 0 or (self.epoch == 0 and self._position >= len(self._ahead))
+
     def state_dict(self) -> dict[str, Any]:
         return {
             "size": self.size,

@@ -27,7 +27,6 @@ class LoadingTrainer(GRPOTrainer):
 
     args: Any
     model: Any
-    _signature_columns: Any
     driver: Driver
     _signature_columns: Any
     offered: list[int]

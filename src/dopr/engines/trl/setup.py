@@ -56,20 +56,15 @@ def check_saving(accelerator: Accelerator) -> None:
 
 
 def check_pool(pool: Any) -> None:
-    """Refuse a dataset that prompts cannot be chosen from.
+    """Refuse a dataset without prompts, before weights are loaded; TRL refuses what is none at all.
 
     Args:
         pool: the training prompts.
 
     Raises:
-        UserError: it is no map-style `datasets.Dataset`, or has no rows.
+        UserError: it has no rows.
     """
-    if not isinstance(pool, Dataset):
-        raise UserError(
-            "DoPRTrainer needs a map-style datasets.Dataset as train_dataset: choosing among "
-            "prompts needs to look them up by row"
-        )
-    if len(pool) == 0:
+    if isinstance(pool, Dataset) and len(pool) == 0:
         raise UserError("train_dataset is empty; give at least one prompt")
 
 
@@ -112,8 +107,27 @@ def loader_order(numbers: list[int], num_generations: int) -> NDArray[np.int64]:
     return np.asarray(gather_object(numbers)[::num_generations], dtype=np.int64)
 
 
+def prompt_stream(pool: Dataset, args: Any, window: int = 0) -> PromptStream:
+    """The order in which the prompts of a pool are offered.
+
+    Args:
+        pool: the training prompts.
+        args: TRL's settings, read for seed and shuffling.
+        window: how many pools there were before in this run.
+    """
+    stream = PromptStream(len(pool), args.seed + window, shuffle=bool(args.shuffle_dataset))
+    stream.categories = prompt_categories(pool)
+    return stream
+
+
 def make_driver(
-    strategy: Strategy | str | None, settings: Selection, pool: Dataset, args: Any
+    strategy: Strategy | str | None,
+    settings: Selection,
+    pool: Dataset,
+    args: Any,
+    *,
+    readable: bool = True,
+    from_stream: bool = False,
 ) -> Driver:
     """The driver of a training run.
 
@@ -122,6 +136,8 @@ def make_driver(
         settings: how prompts are chosen.
         pool: the training prompts.
         args: TRL's settings, read for seed, group size and batch.
+        readable: the policy can read a prompt by itself, to measure something of it.
+        from_stream: the pool is a window of a streaming dataset, whose order no loader knows.
 
     Raises:
         UserError: unknown strategy or option.
@@ -132,17 +148,16 @@ def make_driver(
             raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
         options = {"num_generations": args.num_generations} | (options or {})
         strategy = make_strategy(strategy or settings.strategy, **options)
-    stream = PromptStream(len(pool), args.seed, shuffle=bool(args.shuffle_dataset))
-    if strategy.fills_batch and leaves_prompts_open(strategy):
+    stream = prompt_stream(pool, args)
+    if not from_stream and strategy.fills_batch and leaves_prompts_open(strategy):
         # Without options uniform choice is plain GRPO: the trainer's batch and its order.
         stream = OfferedStream(len(pool), args.seed)
-    stream.categories = prompt_categories(pool)
+        stream.categories = prompt_categories(pool)
     room = max(1, args.generation_batch_size // args.num_generations)
     return Driver(
         prepare(strategy, Sizes(args.num_generations, room)),
         stream,
         max_rounds=settings.max_rounds,
-        # Prompts are read for that, and rows that only route to an environment have none.
-        can_measure=QUANTITIES if "prompt" in pool.column_names else frozenset(),
+        can_measure=QUANTITIES if readable and "prompt" in pool.column_names else frozenset(),
         discount=settings.ledger_discount,
     )

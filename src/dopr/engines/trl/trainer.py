@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import DistributedType, gather_object
+from datasets import Dataset, IterableDataset
 from numpy.typing import NDArray
 from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
@@ -55,7 +56,14 @@ from dopr.engines.trl.rounds import (
 )
 from dopr.engines.trl.schedule import run_over_rollouts, share_over
 from dopr.engines.trl.selection import Selection
-from dopr.engines.trl.setup import check_engine, check_pool, loader_order, make_driver
+from dopr.engines.trl.setup import (
+    check_engine,
+    check_pool,
+    loader_order,
+    make_driver,
+    prompt_stream,
+)
+from dopr.engines.trl.streaming import Window
 from dopr.policy.entropies import EntropyTotals, entropy_rows, mean_entropies
 from dopr.policy.final_answers import final_answers
 from dopr.policy.generation import faster_generation
@@ -90,8 +98,8 @@ class DoPRTrainer(LoadingTrainer):
         checkpoint_dir: folder for the checkpoints; None puts them into `args.output_dir`.
 
     Raises:
-        UserError: no training rows, an unknown strategy or option, a streaming dataset, or vLLM
-            asked for where it is not installed.
+        UserError: no training rows, an unknown strategy or option, or vLLM asked for where it is
+            not installed.
     """
 
     # TRL and transformers declare these more loosely than they use them.
@@ -138,15 +146,24 @@ class DoPRTrainer(LoadingTrainer):
         self._settings = Selection.of(args)
         aggregation = getattr(args, "multi_objective_aggregation", "sum_then_normalize")
         check_aggregation(aggregation, self._settings.advantage_estimator)
-        self._pool: Any = train_dataset
-        self.prompt_names = prompt_names(train_dataset)
         self.training_seconds = 0.0
         # Only what is given: not every version of TRL knows all of them.
         given = {name: value for name, value in everything.items() if value is not None}
         super().__init__(model, **given)
-        self.driver = make_driver(strategy, self._settings, self._pool, self.args)
-        if self.args.remove_unused_columns:  # rewards see what is left, as in TRL
-            self._pool = self._remove_unused_columns(self._pool, "training")
+        self._window: Window | None = None
+        if isinstance(self.train_dataset, IterableDataset):
+            self._window = Window(self.train_dataset, self._settings.stream_window)
+            self.train_dataset = self._window.rows  # what drives TRL's loop
+        self._take_pool(self.train_dataset)
+        self.driver = make_driver(
+            strategy,
+            self._settings,
+            self._pool,
+            self.args,
+            # A picture cannot be told from its prompt's text, nor what an environment will say.
+            readable=not self._is_vlm and train_dataset is not None,
+            from_stream=self._window is not None,
+        )
         self.add_callback(StepClock(self))
         self._step_log = StepLog(Path(self.args.output_dir) / "metrics.jsonl")
         self._micro_batches: list[dict[str, Any]] | None = None
@@ -161,6 +178,23 @@ class DoPRTrainer(LoadingTrainer):
         self._entropy_totals = EntropyTotals()
         self._loss_inputs: dict[str, Any] | None = None
 
+    def _take_pool(self, rows: Dataset) -> None:
+        """Choose among these rows from now on."""
+        self.prompt_names = prompt_names(rows)
+        if self.args.remove_unused_columns:  # rewards see what is left, as in TRL
+            rows = self._remove_unused_columns(rows, "training")
+        self._pool = rows
+
+    def _renew_window(self) -> None:
+        """Of a streaming dataset, take the next rows once all of those held were offered."""
+        window = self._window
+        if window is not None and not window.whole and self.driver.stream.offered_all:
+            self._take_window(window, window.refill())
+
+    def _take_window(self, window: Window, rows: Dataset) -> None:
+        self._take_pool(rows)
+        self.driver.change_pool(prompt_stream(rows, self.args, window.number))
+
     # -- the step ---------------------------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -170,6 +204,7 @@ class DoPRTrainer(LoadingTrainer):
             assert self.num_generations is not None  # TRL fills it in
             self.driver.stream.offer(loader_order(self.offered, self.num_generations))
         self._entropy_totals.flush(self.driver.ledger)
+        self._renew_window()
         step = self.driver.ledger.step
         outcome = self.driver.step(self._roll_out, self._measure)
         check_fresh(outcome.kept, self.driver.strategy, step)
@@ -452,6 +487,8 @@ class DoPRTrainer(LoadingTrainer):
         run_dir = self._get_output_dir(trial=trial)
         folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
+        if self._window is not None:
+            state["window"] = self._window.state_dict()
         checkpoints.save_state(folder, state)
         checkpoints.write_manifest(folder)
         if uploads:
@@ -477,6 +514,9 @@ class DoPRTrainer(LoadingTrainer):
 
     def _restore_driver(self, folder: Path) -> None:
         state, device = checkpoints.load_state(folder), self.accelerator.device
+        if self._window is not None and "window" in state:
+            self._window.load_state_dict(state["window"])
+            self._take_window(self._window, self._window.rows)
         self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device))
         self.training_seconds = state["training_seconds"]
         if self.accelerator.is_main_process:
