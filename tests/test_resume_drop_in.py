@@ -71,8 +71,6 @@ def test_true_without_any_whole_checkpoint_is_refused_in_a_sentence(tmp_path: Pa
     (tmp_path / "checkpoint-1" / "dopr_manifest.json").unlink()
     expected = r"no checkpoint in .* is a whole one of DoPRTrainer; start"
     with pytest.raises(UserError, match=expected):
-        UserError, match=r"no checkpoint in .* is a whole one of DoPRTrainer; start"
-    ):
         make_trainer(tmp_path, 2, "dopr").train(resume_from_checkpoint=True)
 
 
