@@ -167,6 +167,7 @@ def cut(groups: list[Group], size: int = 4, steps: int = 4) -> list[dict[str, An
         steps_per_generation=steps,
         gradient_accumulation_steps=steps,
         per_device_train_batch_size=size,
+        pad_to_multiple_of=None,
     )
     trained = [(g, np.arange(g.num_rollouts, dtype=np.float64)) for g in groups]
     pieces = cut_micro_batches(trained, args, accelerator, "dapo", pad_token_id=0)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dopr.core.driver import Driver
 from dopr.core.errors import UserError
-from dopr.core.preparation import Sizes, leaves_prompts_open
+from dopr.core.preparation import Sizes, leaves_prompts_open, prepare
 from dopr.core.stream import OfferedStream, PromptStream
 from dopr.engines.prompt_pool import prompt_categories
 from dopr.engines.trl.selection import Selection
@@ -155,9 +155,8 @@ def make_driver(
         stream.categories = prompt_categories(pool)
     room = max(1, args.generation_batch_size // args.num_generations)
     return Driver(
-        strategy,
+        prepare(strategy, Sizes(args.num_generations, room)),
         stream,
-        sizes=Sizes(args.num_generations, room),
         max_rounds=settings.max_rounds,
         can_measure=QUANTITIES if readable and "prompt" in pool.column_names else frozenset(),
         discount=settings.ledger_discount,

@@ -6,11 +6,13 @@ none; tests/test_trl_contract.py fails when one of them moves. The core loop is
 requests into groups by TRL's own generation and scoring, and `_assemble` makes the training batch.
 """
 
+from __future__ import annotations
+
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -69,6 +71,15 @@ from dopr.policy.measuring import measure
 from dopr.policy.sampling import Sampling, weighted_total
 from dopr.strategies import Group, Measure, Request, Strategy
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from peft import PeftConfig
+    from transformers import BitsAndBytesConfig, TrainerCallback
+    from trl import GRPOConfig
+    from trl.trainer.grpo_trainer import EnvironmentFactory, RolloutFunc
+
+    from dopr.engines.trl import arguments
+
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
@@ -76,9 +87,9 @@ class DoPRTrainer(LoadingTrainer):
     """A drop-in for GRPOTrainer that chooses prompts before paying for their rollouts.
 
     Args:
-        model, reward_funcs, args, train_dataset, **kwargs: as for `trl.GRPOTrainer`. `args` may be
-            a plain `GRPOConfig`, which gives DoPR with its defaults.
-        strategy: a `Strategy` object or a name; overrides the one in `args`.
+        model, ..., environment_factory: as for `trl.GRPOTrainer`. `args` may be a plain
+            `GRPOConfig`, which gives DoPR with its defaults.
+        strategy: a `Strategy` object, of which a copy runs, or a name; overrides the one in `args`.
 
     Attributes:
         driver: the running strategy with its ledger and its totals.
@@ -98,21 +109,47 @@ class DoPRTrainer(LoadingTrainer):
 
     def __init__(
         self,
-        model: Any,
-        reward_funcs: Any = None,
-        args: Any = None,
-        train_dataset: Any = None,
-        *positional: Any,
+        model: arguments.Model,
+        reward_funcs: arguments.Rewards | None = None,
+        args: GRPOConfig | None = None,
+        train_dataset: Dataset | None = None,
+        eval_dataset: arguments.EvalDataset | None = None,
+        processing_class: arguments.Processing | None = None,
+        reward_processing_classes: arguments.RewardProcessing | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: arguments.Optimizers = (None, None),
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        tools: list[Callable[..., Any]] | None = None,
+        rollout_func: RolloutFunc | None = None,
+        environment_factory: EnvironmentFactory | dict[str, EnvironmentFactory] | None = None,
+        *,
         strategy: Strategy | str | None = None,
-        **kwargs: Any,
     ) -> None:
+        everything: dict[str, Any] = {
+            "reward_funcs": list(reward_funcs) if isinstance(reward_funcs, tuple) else reward_funcs,
+            "args": args,
+            "train_dataset": train_dataset,
+            "eval_dataset": eval_dataset,
+            "processing_class": processing_class,
+            "reward_processing_classes": reward_processing_classes,
+            "callbacks": callbacks,
+            "optimizers": optimizers,
+            "quantization_config": quantization_config,
+            "peft_config": peft_config,
+            "tools": tools,
+            "rollout_func": rollout_func,
+            "environment_factory": environment_factory,
+        }
         check_pool(train_dataset)
         check_engine(getattr(args, "use_vllm", False))
         self._settings = Selection.of(args)
         aggregation = getattr(args, "multi_objective_aggregation", "sum_then_normalize")
         check_aggregation(aggregation, self._settings.advantage_estimator)
         self.training_seconds = 0.0
-        super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
+        # Only what is given: not every version of TRL knows all of them.
+        given = {name: value for name, value in everything.items() if value is not None}
+        super().__init__(model, **given)
         self._window: Window | None = None
         if isinstance(self.train_dataset, IterableDataset):
             self._window = Window(self.train_dataset, self._settings.stream_window)
