@@ -2,7 +2,12 @@
 
     python examples/one_file.py [--strategy uniform] [--seed 1]
 
-CURVE
+Accuracy on 256 held-out sums, medians of seeds 0, 1 and 2, nothing tuned. On one thread of a two-core
+AMD EPYC machine a run takes some 25 s of processor time (torch 2.13.0, CPU):
+
+    rollouts               0    128    256    512   1024
+    --strategy dopr    0.324  0.562  0.629  0.777  0.793
+    --strategy uniform 0.324  0.516  0.617  0.711  0.785
 
 `dopr` gives the strategy (which prompts?), the driver that runs it and keeps the ledger (what is
 known?) and the advantages (what is learned?); the rest is here. For a task and a model of your own

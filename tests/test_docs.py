@@ -1,5 +1,6 @@
 """What the documentation names is there: links, headings, files, modules."""
 
+import importlib.util
 import re
 import subprocess
 from collections.abc import Iterator
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ROOTS = ("src", "docs", "tests", "examples", "configs", "benchmarks", ".github", "requirements")
+ROOTS = ("src", "docs", "tests", "examples", "configs", "benchmarks", ".github")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-NAMED = re.compile(r"(?<![\w./-])(?:%s)/[\w./-]*[\w/]" % "|".join(map(re.escape, ROOTS)))
+NAMED = re.compile(rf"(?<![\w./-])(?:{'|'.join(map(re.escape, ROOTS))})/[\w./*-]*[\w/*]")
+TEST = re.compile(r"\b(test_\w+\.py)(?:::(test_\w*\w))?")
 # `dopr.option=value` and `+dopr.key` are settings.
 MODULE = re.compile(r"(?<![\w./@+-])dopr(?:\.[A-Za-z_]\w*)++(?!=)")
 
@@ -43,15 +45,25 @@ def broken_links(page: Path, text: str) -> Iterator[str]:
             continue
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
-        if not file.exists() or ROOT not in file.parents:
-            yield target
-        elif anchor and anchor not in anchors(file):
+        outside = not file.exists() or ROOT not in file.parents
+        if outside or (anchor and anchor not in anchors(file)):
             yield target
 
 
 def missing_files(text: str) -> list[str]:
     """Files and folders of the repository that a text names and that do not exist."""
-    return [name for name in NAMED.findall(text) if not list(ROOT.glob(name.rstrip("/.")))]
+    named = [name for name in NAMED.findall(text) if "NAME" not in name]  # a name still to be given
+    return [name for name in named if not list(ROOT.glob(name.rstrip("/")))]
+
+
+def missing_tests(text: str) -> list[str]:
+    """Test files, and tests in them, that a text names and that do not exist."""
+    missing = []
+    for file, test in TEST.findall(text):
+        found = list((ROOT / "tests").rglob(file))
+        if not found or f"def {test}" not in found[0].read_text():
+            missing.append(f"{file}::{test}" if test else file)
+    return missing
 
 
 def missing_modules(text: str) -> list[str]:
@@ -75,6 +87,14 @@ def _without_blocks(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
+def test_everything_public_has_a_docstring() -> None:
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    assert hooks.undocumented() == []
+
+
 def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
@@ -89,14 +109,19 @@ def test_every_file_and_module_that_is_named_exists(page: Path) -> None:
     text = page.read_text()
     assert missing_files(text) == []
     assert missing_modules(text) == []
+    assert missing_tests(text) == []
 
 
 def test_what_is_not_there_is_found() -> None:
     page = ROOT / "docs" / "method.md"
     text = "[a](nowhere.md), [b](results.md#nothing), [c](results.md), [d](https://a.b/c)"
     assert list(broken_links(page, text)) == ["nowhere.md", "results.md#nothing"]
-    assert missing_files("`src/dopr/core/ledger.py`, tests/none.py, configs/studies/.") == [
+    assert missing_files("`src/dopr/core/ledger.py`, tests/none.py, configs/*.yaml.") == [
         "tests/none.py"
+    ]
+    assert missing_tests("`test_docs.py::test_what_is_...`, test_docs.py::test_no, test_no.py") == [
+        "test_docs.py::test_no",
+        "test_no.py",
     ]
     assert missing_modules("`dopr.core.ledger.Ledger`, dopr.rooms, `dopr.core.ledger.Book`") == [
         "dopr.rooms",

@@ -64,6 +64,7 @@ class PromptStream:
         self._position = 0
 
     def state_dict(self) -> dict[str, Any]:
+        """What is left of the epoch, and the state of both generators."""
         return {
             "size": self.size,
             "epoch": self.epoch,

@@ -109,6 +109,7 @@ class Pool:
 
     @property
     def size(self) -> int:
+        """Number of prompts."""
         return len(self.alpha)
 
     @property

@@ -108,5 +108,6 @@ class Selection:
 
     @classmethod
     def of(cls, args: Any) -> "Selection":
+        """The settings that `args` has; defaults for the others, as for a plain `GRPOConfig`."""
         names = [f.name for f in fields(cls) if hasattr(args, f.name)]
         return cls(**{name: getattr(args, name) for name in names})
