@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow test-vllm test-deepspeed test-verl lint types bench clean
+.PHONY: setup demo test slow test-vllm test-deepspeed test-verl lint types docs dist bench clean
 
 setup: .venv/ready
 
@@ -56,6 +56,27 @@ test-deepspeed: .venv-deepspeed/ready  ## FSDP2, ZeRO-2 and ZeRO-3 in two proces
 test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about a quarter of an hour
 	PYTHONPATH=src .venv-verl/bin/python -m pytest tests/with_verl -q -p no:cacheprovider
 
+# Site and packages are made without our own dependencies: the reference is read from the source.
+.venv-docs/ready: pyproject.toml constraints-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --quiet --constraint constraints-docs.txt \
+		build mkdocs mkdocs-material 'mkdocstrings[python]' twine
+	@touch $@
+
+docs: .venv-docs/ready  ## the pages and the API reference into site/; a dead link or a missing docstring fails
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean --quiet
+	@echo "site/index.html"
+
+dist: .venv-docs/ready  ## the packages into dist/, checked, and the wheel tried in an empty environment
+	rm -rf dist build .venv-wheel
+	.venv-docs/bin/python -m build --outdir dist .
+	.venv-docs/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
+	.venv-wheel/bin/python -m pip install --quiet --quiet --constraint constraints.txt dist/*.whl
+	cd .venv-wheel && bin/dopr --version && bin/dopr replay ../examples/data/leg-counting-history.json \
+		--strategies dopr uniform-1 && bin/dopr strategies > /dev/null && bin/dopr tasks > /dev/null
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -69,4 +90,4 @@ bench: setup
 	$(BIN)/python benchmarks/driver_overhead.py
 
 clean:
-	rm -rf .venv .venv-vllm .venv-deepspeed .venv-verl runs build dist *.egg-info
+	rm -rf .venv .venv-vllm .venv-deepspeed .venv-verl .venv-docs .venv-wheel runs build dist site *.egg-info

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom where a reader would open it, and shows what its text says."""
+"""The notebook runs from top to bottom in its own folder, and shows what its text says."""
 
 from pathlib import Path
 
