@@ -81,11 +81,16 @@ def _is_known(layer: Any, parts: tuple[str, str, str]) -> bool:
     modules = (layer, getattr(layer, "self_attn", None), getattr(layer, "mlp", None))
     return all(
         type(module).__name__ == name
-        and not module._forward_hooks
+        and not any(map(_is_foreign, module._forward_hooks.values()))
         and not module._forward_pre_hooks
         and "forward" not in vars(module)
         for module, name in zip(modules, parts, strict=True)
     )
+
+
+def _is_foreign(hook: Any) -> bool:
+    """Whether a hook is a user's; the library's stay once hidden states have been asked for."""
+    return not getattr(hook, "__module__", "").startswith("transformers.")
 
 
 def decoding_loop(
