@@ -60,11 +60,11 @@ test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: 
 .venv-docs/ready: pyproject.toml constraints-docs.txt
 	$(PYTHON) -m venv .venv-docs
 	.venv-docs/bin/python -m pip install --quiet --quiet --constraint constraints-docs.txt \
-		build mkdocs mkdocs-material 'mkdocstrings[python]' twine
+		build mkdocs mkdocs-material 'mkdocstrings[python]' ruff twine
 	@touch $@
 
 docs: .venv-docs/ready  ## the pages and the API reference into site/; a dead link or a missing docstring fails
-	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean --quiet
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
 	@echo "site/index.html"
 
 dist: .venv-docs/ready  ## the packages into dist/, checked, and the wheel tried in an empty environment

@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "src" / "dopr"
 COPIED = ("examples", "configs", "benchmarks", "tests")
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))")
+_ARGUMENTS = re.compile(r"^Args:\n((?:    .*\n?|\n)*)", re.MULTILINE)
+_ARGUMENT = re.compile(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*):", re.MULTILINE)
 _TOP = {"README.md": "index.md", "CONTRIBUTING.md": "CONTRIBUTING.md"} | {
     name: name for name in ("CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile")
 }
@@ -80,6 +82,23 @@ def _documented_above(node: ast.ClassDef, method: str, classes: dict[str, ast.Cl
     return False
 
 
+def unknown_arguments() -> list[str]:
+    """Arguments that a function's docstring speaks of and the function does not have."""
+    unknown = []
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            given = node.args
+            listed = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            known = {argument.arg for argument in listed if argument is not None}
+            section = _ARGUMENTS.search(ast.get_docstring(node) or "")
+            named = _ARGUMENT.findall(section[1]) if section else []
+            names = [name.strip(" *") for names in named for name in names.split(",")]
+            unknown += [f"{module}:{node.name}({name})" for name in names if name not in known]
+    return unknown
+
+
 # -- links --------------------------------------------------------------------------------------
 
 
@@ -126,11 +145,13 @@ def moved_links(text: str, source: Path, page: str) -> str:
 
 
 def on_config(config: Any) -> Any:
-    """Stop where something public says nothing of itself."""
-    if missing := undocumented():
-        from mkdocs.exceptions import ConfigurationError
+    """Stop where something public says nothing of itself, or speaks of what is not there."""
+    from mkdocs.exceptions import ConfigurationError
 
+    if missing := undocumented():
         raise ConfigurationError("without a docstring: " + ", ".join(missing))
+    if unknown := unknown_arguments():
+        raise ConfigurationError("arguments that do not exist: " + ", ".join(unknown))
     names = list(modules())
     rooms = [n for n in names if n.count(".") == 1]
     api: list[Any] = [{"dopr": "reference/dopr.md"}]

@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -87,14 +88,6 @@ def _without_blocks(text: str) -> str:
     return re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_everything_public_has_a_docstring() -> None:
-    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
-    assert spec is not None and spec.loader is not None
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
-    assert hooks.undocumented() == []
-
-
 def _name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
@@ -127,3 +120,66 @@ def test_what_is_not_there_is_found() -> None:
         "dopr.rooms",
         "dopr.core.ledger.Book",
     ]
+
+
+def site_hooks() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
+    assert spec is not None and spec.loader is not None
+    hooks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hooks)
+    return hooks
+
+
+def test_everything_public_has_a_docstring_and_it_names_no_argument_that_is_not_there() -> None:
+    hooks = site_hooks()
+    assert hooks.undocumented() == []
+    assert hooks.unknown_arguments() == []
+
+
+ROOM = '''
+class Base:
+    """A base."""
+
+    def told(self):
+        """Told."""
+
+    def declared(self): ...
+
+    def untold(self):
+        return 1
+
+
+class Own(Base):
+    def told(self):
+        return 2
+
+
+def argues(a):
+    """Argues.
+
+    Args:
+        a, b: two.
+    """
+'''
+
+
+def test_what_says_nothing_of_itself_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "room.py").write_text(ROOM)
+    hooks = site_hooks()
+    monkeypatch.setattr(hooks, "PACKAGE", tmp_path)
+    assert hooks.undocumented() == ["dopr.room:", "dopr.room:Base.untold", "dopr.room:Own"]
+    assert hooks.unknown_arguments() == ["dopr.room:argues(b)"]
+
+
+def test_links_lead_to_their_places_on_the_site() -> None:
+    hooks = site_hooks()
+    text = "[a](../src/dopr/core/ledger.py) [b](../examples/own_strategy.py) [c](replay.md#speed)"
+    moved = hooks.moved_links(text, ROOT / "docs" / "method.md", "method.md")
+    assert (
+        moved
+        == "[a](reference/dopr.core.ledger.md) [b](examples/own_strategy.py) [c](replay.md#speed)"
+    )
+    moved = hooks.moved_links("[d](docs/method.md)", ROOT / "README.md", "index.md")
+    assert moved == "[d](method.md)"
