@@ -56,11 +56,13 @@ def is_supported(model: Any) -> bool:
         return False
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     dropout = getattr(config, "attention_dropout", 0.0) if base.training else 0.0
+    noise = base.training and hasattr(base.get_input_embeddings(), "neftune_noise_alpha")
     return bool(
         getattr(config, "_attn_implementation", None) == "sdpa"
         and set(kinds) == {"full_attention"}
         and (type(base).__name__ != "MistralForCausalLM" or config.sliding_window is None)
         and not dropout
+        and not noise
         and getattr(base.model.rotary_emb, "rope_type", None) in _FIXED_ROTARY
         and len(set(getattr(base, "hf_device_map", {}).values())) <= 1
         and all(_is_known(layer, parts) for layer in base.model.layers)
