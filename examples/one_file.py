@@ -24,10 +24,9 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from dopr import Group, Measure, Request, make_strategy
+from dopr import Group, Measure, PromptStream, Request, make_strategy
 from dopr.core.advantages import compute_advantages
 from dopr.core.driver import Driver
-from dopr.core.stream import PromptStream
 
 Problem = tuple[str, str]  # a prompt, and the answer that the verifier expects
 Rollout = tuple[list[int], list[int]]  # token ids of the prompt and of its completion
