@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow test-vllm test-deepspeed test-verl lint types docs dist bench clean
+.PHONY: setup demo test slow test-vllm test-deepspeed test-verl lint types bench clean
 
 setup: .venv/ready
 
@@ -63,6 +63,7 @@ test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: 
 		build mkdocs mkdocs-material 'mkdocstrings[python]' ruff twine
 	@touch $@
 
+.PHONY: docs dist
 docs: .venv-docs/ready  ## the pages and the API reference into site/; a dead link or a missing docstring fails
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
 	@echo "site/index.html"
@@ -90,4 +91,5 @@ bench: setup
 	$(BIN)/python benchmarks/driver_overhead.py
 
 clean:
-	rm -rf .venv .venv-vllm .venv-deepspeed .venv-verl .venv-docs .venv-wheel runs build dist site *.egg-info
+	rm -rf .venv .venv-vllm .venv-deepspeed .venv-verl runs build dist *.egg-info
+	rm -rf .venv-docs .venv-wheel site
