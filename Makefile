@@ -56,6 +56,13 @@ test-deepspeed: .venv-deepspeed/ready  ## FSDP2, ZeRO-2 and ZeRO-3 in two proces
 test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about a quarter of an hour
 	PYTHONPATH=src .venv-verl/bin/python -m pytest tests/with_verl -q -p no:cacheprovider
 
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
 # Site and packages are made without our own dependencies: the reference is read from the source.
 .venv-docs/ready: pyproject.toml constraints-docs.txt
 	$(PYTHON) -m venv .venv-docs
@@ -63,7 +70,7 @@ test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: 
 		build mkdocs mkdocs-material 'mkdocstrings[python]' ruff twine
 	@touch $@
 
-.PHONY: docs dist
+.PHONY: docs dist clean-docs
 docs: .venv-docs/ready  ## the pages and the API reference into site/; a dead link or a missing docstring fails
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
 	@echo "site/index.html"
@@ -78,12 +85,9 @@ dist: .venv-docs/ready  ## the packages into dist/, checked, and the wheel tried
 	cd .venv-wheel && bin/dopr --version && bin/dopr replay ../examples/data/leg-counting-history.json \
 		--strategies dopr uniform-1 && bin/dopr strategies > /dev/null && bin/dopr tasks > /dev/null
 
-lint: setup
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-
-types: setup
-	$(BIN)/mypy
+clean: clean-docs
+clean-docs:
+	rm -rf .venv-docs .venv-wheel site
 
 bench: setup
 	$(BIN)/python benchmarks/ledger_speed.py
@@ -92,4 +96,3 @@ bench: setup
 
 clean:
 	rm -rf .venv .venv-vllm .venv-deepspeed .venv-verl runs build dist *.egg-info
-	rm -rf .venv-docs .venv-wheel site
