@@ -112,7 +112,7 @@ class DoPRTrainer(LoadingTrainer):
         model: arguments.Model,
         reward_funcs: arguments.Rewards | None = None,
         args: GRPOConfig | None = None,
-        train_dataset: Dataset | None = None,
+        train_dataset: arguments.SomeDataset | None = None,
         eval_dataset: arguments.EvalDataset | None = None,
         processing_class: arguments.Processing | None = None,
         reward_processing_classes: arguments.RewardProcessing | None = None,
