@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from numpy.typing import NDArray
 from transformers import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
 from dopr.core.advantages import compute_advantages
@@ -24,7 +24,7 @@ from dopr.core.driver import StepOutcome
 from dopr.core.stream import OfferedStream
 from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
 from dopr.engines.prompt_pool import prompt_names
-from dopr.engines.trl import checkpoints, rollout_tensors
+from dopr.engines.trl import checkpoints, rollout_tensors, versions
 from dopr.engines.trl.completion_table import clear_table, correct_advantages
 from dopr.engines.trl.config import Selection
 from dopr.engines.trl.micro_batches import (
@@ -99,6 +99,7 @@ class DoPRTrainer(GRPOTrainer):
         self.prompt_names = prompt_names(train_dataset)
         self.training_seconds = 0.0
         super().__init__(model, reward_funcs, args, train_dataset, *positional, **kwargs)
+        versions.add_missing_attributes(self)
         self.driver = make_driver(strategy, self._settings, self._pool, self.args)
         self.train_dataset = loader_rows(self._pool, self.driver.stream, self.args)
         self.add_callback(StepClock(self))
@@ -143,7 +144,7 @@ class DoPRTrainer(GRPOTrainer):
         self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
         entropies, answers = self._read_rollouts(batch), self._round_answers
-        done = Round(batch, local, regular)
+        done = Round(batch, local, regular and not self._miscounts(self._round_rewards))
         if self.driver.strategy.replays and processes > 1:
             everyones = rollout_tensors.share(batch, self.accelerator, self._tokenizer.pad_token_id)
             done = Round(everyones, local * processes, advantages_hold=False, shared=True)
@@ -161,6 +162,13 @@ class DoPRTrainer(GRPOTrainer):
             self._metrics["train"]["frac_reward_zero_std"][-1] = float(np.mean(blank))
         return groups
 
+    def _miscounts(self, rewards: NDArray[np.float64]) -> bool:
+        """Whether this TRL's own advantages are wrong for a round because of rollouts that no
+        function could score. The loader's order promises TRL's own result, so it keeps them.
+        """
+        exact = isinstance(self.driver.stream, OfferedStream)
+        return versions.UNSCORED_COUNTS_AS_ZERO and not exact and bool(np.isnan(rewards).any())
+
     def _read_rollouts(self, batch: dict[str, Any]) -> NDArray[np.float64] | None:
         """Keep the log-probabilities of rollouts that may be trained on later, for the importance
         ratio; and give each rollout's mean token entropy where the strategy reads it, shape (n,).
@@ -169,7 +177,7 @@ class DoPRTrainer(GRPOTrainer):
         if not (strategy.replays or strategy.reads_entropies):
             return None
         with torch.no_grad():
-            logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+            result = super()._get_per_token_logps_and_entropies(
                 self.model,
                 torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
                 torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
@@ -177,6 +185,7 @@ class DoPRTrainer(GRPOTrainer):
                 batch_size=self.args.per_device_train_batch_size,
                 compute_entropy=True,
             )
+        logps, entropies = versions.logps_and_entropies(result)
         if strategy.replays:
             batch.setdefault("old_per_token_logps", logps)
         means = mean_entropies(entropies, loss_mask(batch))
@@ -308,9 +317,9 @@ class DoPRTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._entropies = result[1]
+        _, self._entropies = versions.logps_and_entropies(result)
         if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
-            shape_blank_advantages(self._loss_inputs, result[1])
+            shape_blank_advantages(self._loss_inputs, self._entropies)
         return result
 
     def _note_entropies(self, inputs: dict[str, Any]) -> None:
@@ -375,12 +384,7 @@ class DoPRTrainer(GRPOTrainer):
         state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
         checkpoints.save_state(folder, state)
         checkpoints.write_manifest(folder)
-        rotate_checkpoints(
-            output_dir=run_dir,
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
+        versions.rotate_checkpoints(self, run_dir)
 
     @property
     def steps_per_batch(self) -> int:
