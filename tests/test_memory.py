@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from dopr.runs.memory import run_settings
 from transformers import AutoModelForCausalLM, DynamicCache, LlamaConfig, LlamaForCausalLM
 
 from cli_tools import train, words
@@ -32,6 +31,7 @@ from dopr.policy.memory import (
 from dopr.policy.memory_check import complaint, refuse_weights
 from dopr.policy.shapes import Device, read_shape, shape_of
 from dopr.runs import memory as fit
+from dopr.runs.memory import run_settings
 from dopr.runs.settings import TrainSettings
 
 MIB = 1 << 20

@@ -19,7 +19,6 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, limit: int) -> None:
         super().__init__()
         self.limit, self.length = limit, 0
-        self.is_initialized = False  # transformers 4.56 does not have it
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any

@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import DistributedType, gather_object
 from numpy.typing import NDArray
 from transformers import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl import GRPOTrainer
 
 from dopr.core.advantages import compute_advantages
@@ -351,7 +351,9 @@ class DoPRTrainer(GRPOTrainer):
                 self._metrics["train"][name] = [total]
         super().log(logs, start_time)
         if training and "loss" in logs and self.accelerator.is_main_process:
-            self._step_log.write(self.state.global_step, logs, self.training_seconds)
+            # Newer TRL puts its own metrics into `logs`, older into a copy; here they all are.
+            row = self.state.log_history[-1]
+            self._step_log.write(self.state.global_step, row, self.training_seconds)
 
     def _get_output_dir(self, trial: Any) -> str:
         usual = super()._get_output_dir(trial)
@@ -384,7 +386,12 @@ class DoPRTrainer(GRPOTrainer):
         state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
         checkpoints.save_state(folder, state)
         checkpoints.write_manifest(folder)
-        versions.rotate_checkpoints(self, run_dir)
+        rotate_checkpoints(
+            output_dir=run_dir,
+            save_total_limit=limit,
+            best_model_checkpoint=self.state.best_model_checkpoint,
+            use_mtime=True,
+        )
 
     @property
     def steps_per_batch(self) -> int:

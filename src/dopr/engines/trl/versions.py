@@ -1,19 +1,34 @@
-"""Where the supported versions of TRL and transformers differ, and the one place that knows.
+"""Where the supported versions of TRL differ, and the one place that knows.
 
 `make test-matrix` runs the trainer's tests with the oldest and the newest of them and two between.
 Most of what moved needs no branch, because what TRL passes is handed on as it came.
 """
 
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
-from packaging.version import Version
-
-TRL = Version(version("trl"))
+TRL = tuple(int(part) for part in version("trl").split(".")[:2])
 
 # TRL before 1.6 counts a rollout that no function could score as one with reward 0, in the mean of
 # its group too; from 1.6 on it is left out.
-UNSCORED_COUNTS_AS_ZERO = Version("1.6") > TRL
+UNSCORED_COUNTS_AS_ZERO = TRL < (1, 6)
+
+# TRL before 1.6 bounds the ratio to another engine from above alone, under this name.
+_FORMER_NAMES = {"vllm_importance_sampling_clip_max": "vllm_importance_sampling_cap"}
+_ABSENT = ("vllm_importance_sampling_clip_min",)
+
+
+def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of `GRPOConfig` under the names that the installed TRL has for them.
+
+    Args:
+        settings: under the newest names. One that TRL lacks altogether must be None.
+    """
+    if TRL >= (1, 6):
+        return dict(settings)
+    assert all(settings.get(name) is None for name in _ABSENT)
+    return {_FORMER_NAMES.get(k, k): v for k, v in settings.items() if k not in _ABSENT}
 
 
 def add_missing_attributes(trainer: Any) -> None:
@@ -35,23 +50,3 @@ def logps_and_entropies(result: Any) -> tuple[Any, Any]:
             with the router's auxiliary loss since.
     """
     return result[0], result[1]
-
-
-def rotate_checkpoints(trainer: Any, folder: str) -> None:
-    """Delete the oldest checkpoints beyond `save_total_limit`, as transformers does after saving.
-
-    Args:
-        trainer: a transformers `Trainer`.
-        folder: which holds the checkpoints.
-    """
-    try:
-        from transformers.trainer_utils import rotate_checkpoints as rotate
-    except ImportError:  # transformers before 5.2 has it as a method
-        trainer._rotate_checkpoints(use_mtime=True, output_dir=folder)
-        return
-    rotate(
-        output_dir=folder,
-        save_total_limit=trainer.args.save_total_limit,
-        best_model_checkpoint=trainer.state.best_model_checkpoint,
-        use_mtime=True,
-    )
