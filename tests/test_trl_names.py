@@ -76,7 +76,7 @@ OVERRIDDEN: dict[str, Check] = {
     "_generate_single_turn": lambda x: len(x[0]) == 16,
     "_get_output_dir": lambda x: isinstance(x, str),
     "_get_per_token_logps_and_entropies": lambda x: (
-        all(t.shape == x[0].shape for t in versions.logps_and_entropies(x)) and len(x[0]) == 8
+        all(t.shape == x[0].shape for t in versions.per_token(x)[:2]) and len(x[0]) == 8
     ),
     "_load_optimizer_and_scheduler": lambda x: x is None,
     "_prepare_inputs": lambda x: len(x["completion_ids"]) == 8,
@@ -232,7 +232,7 @@ def test_log_probabilities_are_given_as_rollouts_are_read(trained: Recorded) -> 
     result = GRPOTrainer._get_per_token_logps_and_entropies(
         trained, trained.model, ids, torch.ones_like(ids), 2, batch_size=1, compute_entropy=True
     )
-    logps, entropies = versions.logps_and_entropies(result)
+    logps, entropies, _ = versions.per_token(result)
     expected = trained.model(ids).logits[:, 1:3].log_softmax(-1)
     assert torch.allclose(logps, expected.gather(2, ids[:, 2:, None]).squeeze(2), atol=1e-5)
     assert torch.allclose(entropies, -(expected.exp() * expected).sum(-1), atol=1e-5)

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import betaln
 
 from dopr.core.errors import UserError
+from dopr.core.statistics import mean_interval, middle
 from dopr.offline.bounds import Array, check_rate
 from dopr.offline.histories import History
 
@@ -19,7 +20,7 @@ _LIMITS = (1e-2, 1e3)
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolRates:
     """Posteriors Beta(alpha, beta) over the success rates of some prompts.
 
     Attributes:
@@ -40,7 +41,7 @@ class Pool:
     population: int | None = None
 
     @classmethod
-    def of_rate(cls, rate: float) -> "Pool":
+    def of_rate(cls, rate: float) -> "PoolRates":
         """A pool in which every prompt has this rate.
 
         Raises:
@@ -60,7 +61,7 @@ class Pool:
         resampled: bool = True,
         tokens_to_solution: float | None = None,
         population: int | None = None,
-    ) -> "Pool":
+    ) -> "PoolRates":
         """From how many of its rollouts each prompt solved.
 
         The prior is the Beta distribution under which the counts are likeliest (empirical Bayes).
@@ -92,7 +93,7 @@ class Pool:
         )
 
     @classmethod
-    def of_history(cls, history: History) -> "Pool":
+    def of_history(cls, history: History) -> "PoolRates":
         """From the first epoch of a record: the rates that training begins with.
 
         Raises:
@@ -147,14 +148,9 @@ class Pool:
             return None, None
         rng = np.random.default_rng([seed, 3])
         if self.resampled:
-            values = self.informative(group_size)
-            rows = rng.integers(0, self.size, size=(_DRAWS, self.size))
-            means = values[rows].mean(axis=1)
-        else:
-            rates = rng.beta(self.alpha, self.beta, size=(_DRAWS, self.size))
-            means = (1 - rates**group_size - (1 - rates) ** group_size).mean(axis=1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        return float(low), float(high)
+            return mean_interval(self.informative(group_size), rng, _DRAWS)
+        rates = rng.beta(self.alpha, self.beta, size=(_DRAWS, self.size))
+        return middle((1 - rates**group_size - (1 - rates) ** group_size).mean(axis=1))
 
     def draw(self, size: int | None, rng: np.random.Generator) -> Array:
         """Success rates of one pool that may be the real one, shape (size,)."""

@@ -1,6 +1,5 @@
 """Rounds of rollouts as TRL made them, and the groups cut from them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.engines.trl import rollout_tensors
-from dopr.policy.final_answers import disagreement
 from dopr.strategies import Group, Request, Strategy
+
+_REWARDS = "dopr_rewards"  # beside a packed group's tensors
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,14 +20,16 @@ class Round:
     """One call of TRL's generation and scoring.
 
     Attributes:
-        batch: TRL's output, this process's rows.
+        batch: TRL's output, this process's rows; pictures as one entry a rollout.
         local_rows: rows on each process.
+        rewards: of each reward function, over all processes; shape (rows, functions).
         advantages_hold: TRL knew the groups' size, so its advantages are right.
         shared: every process holds all rows, and `local_rows` counts these.
     """
 
     batch: dict[str, Any]
     local_rows: int
+    rewards: NDArray[np.float64]
     advantages_hold: bool
     shared: bool = False
 
@@ -47,27 +49,25 @@ class Segment:
     count: int
 
 
-def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
+def pack_handle(handle: Sequence[Segment]) -> list[dict[str, Any]]:
     """A group's tensors as arrays, for a checkpoint; its rounds are shared by all processes."""
     packed = []
     for segment in handle:
         rows = slice(segment.start, segment.start + segment.count)
-        tensors = rollout_tensors.row_tensors(segment.round.batch)
-        packed.append(
-            {key: rollout_tensors.to_array(value[rows]) for key, value in tensors.items()}
-        )
+        arrays = rollout_tensors.pack(segment.round.batch, rows)
+        packed.append(arrays | {_REWARDS: segment.round.rewards[rows]})
     return packed
 
 
-def unpack_handle(
-    packed: list[dict[str, NDArray[Any]]], device: torch.device
-) -> tuple[Segment, ...]:
+def unpack_handle(packed: list[dict[str, Any]], device: torch.device) -> tuple[Segment, ...]:
     """What `pack_handle` packed, each segment with a round of its own."""
     handle = []
     for arrays in packed:
-        batch = {key: torch.as_tensor(value, device=device) for key, value in arrays.items()}
+        tensors = {key: value for key, value in arrays.items() if key != _REWARDS}
+        batch = rollout_tensors.unpack(tensors, device)
         count = len(batch["completion_ids"])
-        handle.append(Segment(Round(batch, count, advantages_hold=False, shared=True), 0, count))
+        made = Round(batch, count, arrays[_REWARDS], advantages_hold=False, shared=True)
+        handle.append(Segment(made, 0, count))
     return tuple(handle)
 
 
@@ -147,7 +147,7 @@ def make_groups(
             tokens[rows],
             step,
             entropies=None if entropies is None else entropies[rows],
-            disagreement=math.nan if answers is None else disagreement(answers[rows]),
+            answers=None if answers is None else tuple(answers[rows]),
             handle=(Segment(done, start, request.num_rollouts),),
         )
         groups.append(group)

@@ -42,11 +42,11 @@ def add_missing_attributes(trainer: Any) -> None:
         trainer._tokenizer = getattr(processor, "tokenizer", processor)
 
 
-def logps_and_entropies(result: Any) -> tuple[Any, Any]:
-    """Log-probabilities and entropies, each of shape (B, T) or None.
+def per_token(result: Any) -> tuple[Any, Any, Any]:
+    """Log-probabilities and entropies, each of shape (B, T) or None, and the router's loss or None.
 
     Args:
-        result: of TRL's `_get_per_token_logps_and_entropies`, a pair before TRL 1.7 and a triple
-            with the router's auxiliary loss since.
+        result: of TRL's `_get_per_token_logps_and_entropies`; before TRL 1.7 it lacks the last.
     """
-    return result[0], result[1]
+    logps, entropies, *rest = result
+    return logps, entropies, rest[0] if rest else None
