@@ -146,6 +146,11 @@ class DoPRTrainer(LoadingTrainer):
         self._settings = Selection.of(args)
         aggregation = getattr(args, "multi_objective_aggregation", "sum_then_normalize")
         check_aggregation(aggregation, self._settings.advantage_estimator)
+        versions.check_entropies(
+            self._settings.ibro_coefficient,
+            self._settings.advantage_estimator,
+            getattr(args, "use_liger_kernel", False),
+        )
         self.training_seconds = 0.0
         # Only what is given: not every version of TRL knows all of them.
         given = {name: value for name, value in everything.items() if value is not None}
