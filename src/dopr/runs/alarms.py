@@ -1,9 +1,10 @@
 """Warnings about a run that goes wrong, as pure functions over its logged rows.
 
 A rule looks at the rows of metrics.jsonl (and eval.jsonl) up to some step and says nothing or one
-sentence. `Watch` takes the rows as they come and says each sentence once; `dopr.runs.watching` feeds it
-during training, and the report feeds it a finished file. The rules compare windows that hold both
-so many steps and so many groups, so that they mean the same for one prompt a step and for 128.
+sentence. `Watch` takes the rows as they come and says each sentence once; `dopr.runs.watching`
+feeds it during training, and the report feeds it a finished file. The rules compare windows that
+hold both so many steps and so many groups, so that they mean the same for one prompt a step and for
+128.
 """
 
 import math

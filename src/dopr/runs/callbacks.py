@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from dopr.core.json_lines import append_line, read_lines
 from dopr.core.ledger import Ledger
 from dopr.runs.progress import Progress
-from dopr.core.json_lines import read_lines
-from dopr.core.json_lines import append_line
 from dopr.runs.settings import TrainSettings
 
 # Rows of the log that transformers keeps in memory and writes into every checkpoint; all of them

@@ -13,9 +13,9 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
-from dopr.policy.sampling import Reward, Sampling, sample_rewards
 from dopr.core.errors import UserError
 from dopr.core.strategy import REWARD_TOLERANCE
+from dopr.policy.sampling import Reward, Sampling, sample_rewards
 
 RIGHT = 1.0 - 1e-6  # a rollout counts as right from this reward on
 RESAMPLES = 1000

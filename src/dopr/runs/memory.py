@@ -84,8 +84,8 @@ def _longest(settings: TrainSettings, prompts: Sequence[Any]) -> int:
     """Tokens of the longest prompt, sought among those with most characters."""
     from transformers import AutoTokenizer
 
-    from dopr.policy.sampling import prompt_token_ids
     from dopr.policy.models import resolve_model
+    from dopr.policy.sampling import prompt_token_ids
 
     code = settings.trust_remote_code
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(settings.model), trust_remote_code=code)

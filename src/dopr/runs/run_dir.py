@@ -6,10 +6,10 @@ import re
 import shutil
 from pathlib import Path
 
-from dopr.engines.trl import checkpoints
-from dopr.runs.alarms import WARNINGS_FILE
 from dopr.core.errors import UserError
 from dopr.core.json_lines import keep_lines_until
+from dopr.engines.trl import checkpoints
+from dopr.runs.alarms import WARNINGS_FILE
 
 DONE_FILE = "done.json"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)

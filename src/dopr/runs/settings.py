@@ -4,9 +4,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from dopr.core.configuration import at_least
 from dopr.core.errors import UserError, unknown_name
 from dopr.core.ledger import check_discount
-from dopr.core.configuration import at_least
 from dopr.engines.trl.objectives import IBRO_SCHEDULES, OBJECTIVES, check_ibro, departures
 
 

@@ -12,28 +12,28 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 
-from dopr.policy.embedder import embedding_reward
-from dopr.engines.trl import checkpoints
-from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
-from dopr.engines.trl.config import DoPRConfig
+from dopr.core.configuration import to_mapping, to_yaml
 from dopr.core.errors import UserError
 from dopr.core.files import write_atomically
 from dopr.core.json_lines import read_lines
-from dopr.runs.evaluation import evaluate
-from dopr.core.configuration import to_mapping, to_yaml
-from dopr.policy.models import best_device, fit_prompts, load_model, lora_config
+from dopr.engines.trl import checkpoints
+from dopr.engines.trl.config import DoPRConfig
 from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, naming_a_lost_process
-from dopr.runs.memory import check_memory
-from dopr.runs.progress import Goal, Progress
+from dopr.engines.trl.setup import check_engine, check_saving
+from dopr.engines.trl.trainer import DoPRTrainer
+from dopr.policy.embedder import embedding_reward
+from dopr.policy.models import best_device, fit_prompts, load_model, lora_config
 from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
+from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
+from dopr.runs.evaluation import evaluate
+from dopr.runs.memory import check_memory
+from dopr.runs.progress import Goal, Progress
 from dopr.runs.run_dir import DONE_FILE, is_disk_error, open_run_dir, rewind, step_of
 from dopr.runs.settings import TrainSettings
-from dopr.engines.trl.setup import check_engine, check_saving
+from dopr.runs.watching import AlarmCallback
 from dopr.strategies import make_strategy
 from dopr.tasks import load_task
-from dopr.engines.trl.trainer import DoPRTrainer
-from dopr.runs.watching import AlarmCallback
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,12 @@ def load_materials(settings: TrainSettings) -> Materials:
     """
     names = [settings.reward] if isinstance(settings.reward, str) else settings.reward
     rewards = [
-        load_reward(name, embedding=embedding_reward, timeout_s=settings.reward_timeout_s, judge=settings.judge)
+        load_reward(
+            name,
+            embedding=embedding_reward,
+            timeout_s=settings.reward_timeout_s,
+            judge=settings.judge,
+        )
         for name in names
     ]
     if settings.reward_weights is not None and len(settings.reward_weights) != len(rewards):
@@ -390,6 +395,4 @@ def _finish(result: TrainResult, trainer: DoPRTrainer, materials: Materials) -> 
         return
     materials.tokenizer.save_pretrained(run_dir / "model")
     done = {k: v for k, v in asdict(result).items() if k not in ("run_dir", "evals", "signal")}
-    write_atomically(
-        run_dir / DONE_FILE, json.dumps(done | {"threads": torch.get_num_threads()})
-    )
+    write_atomically(run_dir / DONE_FILE, json.dumps(done | {"threads": torch.get_num_threads()}))

@@ -7,9 +7,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from dopr.core.json_lines import NewLines, append_line
 from dopr.runs.alarms import WARNINGS_FILE, Alarm, Thresholds, Watch
-from dopr.core.json_lines import NewLines
-from dopr.core.json_lines import append_line
 
 
 class AlarmCallback(TrainerCallback):

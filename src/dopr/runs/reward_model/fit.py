@@ -10,16 +10,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr.core.configuration import at_least, to_mapping
+from dopr.core.errors import UserError, unknown_name
 from dopr.core.files import write_atomically
-from dopr.runs.reward_model.embedding_cache import embed_cached
-from dopr.runs.reward_model.data import prompt_key, read_data
 from dopr.policy.embedder import Embedder, load_embedder
+from dopr.policy.models import DTYPES
 from dopr.rewards.learned.heads import (
     Head,
     Optimisation,
     fit_bradley_terry,
     fit_classifier,
 )
+from dopr.rewards.learned.model import AGGREGATES, READS, RewardModel
+from dopr.rewards.learned.trees import fit_trees
+from dopr.runs.reward_model.data import prompt_key, read_data
+from dopr.runs.reward_model.embedding_cache import embed_cached
 from dopr.runs.reward_model.material import (
     Material,
     flip_labels,
@@ -28,12 +33,7 @@ from dopr.runs.reward_model.material import (
     split_prompts,
 )
 from dopr.runs.reward_model.measure import measure_prompts, measure_responses
-from dopr.rewards.learned.model import AGGREGATES, READS, RewardModel
 from dopr.runs.reward_model.predictor import embed_prompts
-from dopr.rewards.learned.trees import fit_trees
-from dopr.core.errors import UserError, unknown_name
-from dopr.core.configuration import at_least, to_mapping
-from dopr.policy.models import DTYPES
 
 KINDS = ("bt", "classify", "boost")
 HEADS = (*KINDS, "ensemble")

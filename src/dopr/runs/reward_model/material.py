@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr.runs.reward_model.data import Preferences, Scored
 from dopr.rewards.learned.heads import Array
 from dopr.rewards.learned.metrics import Groups
+from dopr.runs.reward_model.data import Preferences, Scored
 
 Ids = NDArray[np.int64]
 Embed = Callable[[Sequence[Any], Sequence[str]], NDArray[Any]]

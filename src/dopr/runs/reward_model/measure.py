@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 
-from dopr.runs.reward_model.material import Material
 from dopr.rewards.learned.metrics import (
     area_under_curve,
     best_of_n_table,
@@ -14,6 +13,7 @@ from dopr.rewards.learned.metrics import (
     spearman,
 )
 from dopr.rewards.learned.model import RewardModel
+from dopr.runs.reward_model.material import Material
 
 
 def measure_responses(model: RewardModel, test: Material) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr.runs.reward_model.data import prompt_key
-from dopr.policy.embedder import SENTENCE_PREFIX
-from dopr.rewards.learned.heads import Array
-from dopr.rewards.learned.model import RewardModel
 from dopr.core.errors import UserError
+from dopr.policy.embedder import SENTENCE_PREFIX
 from dopr.policy.measuring import read_prompts
 from dopr.policy.models import best_device, load_model
+from dopr.rewards.learned.heads import Array
+from dopr.rewards.learned.model import RewardModel
+from dopr.runs.reward_model.data import prompt_key
 
 
 class SuccessPredictor:
