@@ -16,16 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dopr.compare import ComparePlan, run_comparison
-from dopr.compare.comparison import PoolPlan, TargetPlan
+from dopr.compare import Comparison, run_comparison
+from dopr.compare.comparison import PoolMeasurement, Target
 from dopr.core.files import write_atomically
 from dopr.policy.models import best_device, load_model
 from dopr.policy.sampling import Sampling, generate, isolated_random_state, score
 from dopr.rewards import load_reward
 from dopr.tasks import load_task
-from dopr.warmstart.curate import CurateConfig
+from dopr.warmstart.curate import CurateSettings
 from dopr.warmstart.families import get_family
-from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
+from dopr.warmstart.finetune import WarmstartSettings, run_warmstart
 from dopr.warmstart.mixture import problems
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -116,7 +116,7 @@ def warm_start(study: Study, arm: str, solutions: Path) -> Path:
     folder = study.output / "models" / arm
     if not (folder / "warmstart.json").is_file():  # written last
         run_warmstart(
-            WarmstartConfig(
+            WarmstartSettings(
                 output_dir=str(folder),
                 base=study.base,
                 families=study.families,
@@ -126,7 +126,7 @@ def warm_start(study: Study, arm: str, solutions: Path) -> Path:
                 warmup_steps=min(10, study.steps),
                 measure_prompts=0,
                 threads=study.threads,
-                curate=CurateConfig(
+                curate=CurateSettings(
                     data=str(solutions), size=study.size, clusters=study.clusters, **ARMS[arm]
                 ),
             )
@@ -134,7 +134,7 @@ def warm_start(study: Study, arm: str, solutions: Path) -> Path:
     return folder
 
 
-def make_plan(study: Study, models: dict[str, Path]) -> ComparePlan:
+def make_comparison(study: Study, models: dict[str, Path]) -> Comparison:
     """Equal runs of `dopr` that differ in the model they start from."""
     base = {
         "dataset": [f"tiny:{family}/half" for family in study.families],
@@ -157,13 +157,13 @@ def make_plan(study: Study, models: dict[str, Path]) -> ComparePlan:
             "num_prompts": study.eval_prompts,
         },
     }
-    return ComparePlan(
+    return Comparison(
         strategies={arm: {"model": str(folder)} for arm, folder in models.items()},
         base=base,
         seeds=study.seeds,
         output_dir=str(study.output / "compare"),
-        target=TargetPlan(value=study.target),
-        pool=PoolPlan(measure=False),  # every arm's model has its own
+        target=Target(value=study.target),
+        pool=PoolMeasurement(measure=False),  # every arm's model has its own
         headline=["diverse"],
         final_window=3,
         threads=study.threads,
@@ -193,7 +193,7 @@ def run(study: Study) -> dict[str, Any] | None:
     """All stages; None where it was stopped."""
     solutions = sample_solutions(study)
     models = {arm: warm_start(study, arm, solutions) for arm in study.arms}
-    comparison = run_comparison(make_plan(study, models), quiet=True)
+    comparison = run_comparison(make_comparison(study, models), quiet=True)
     if comparison is None:
         return None
     summary = summarise(study, comparison)

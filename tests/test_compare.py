@@ -1,4 +1,4 @@
-"""A comparison: its plan, its statistics, and a small one from end to end."""
+"""A comparison: its description, its statistics, and a small one from end to end."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import pytest
 
 from cli_tools import REWARD, write_rows
 from dopr import cli
-from dopr.compare.comparison import ComparePlan, TargetPlan
+from dopr.compare.comparison import Comparison, Target
 from dopr.compare.summary import FinishedRun, arrival, final_score, summarise, target_value
 from dopr.compare.tuning import tune
 from dopr.core.configuration import build
@@ -89,12 +89,12 @@ def test_differences_are_paired() -> None:
     assert found["per_seed"] == pytest.approx([0.1, 0.2, 0.3])
 
 
-# -- the plan --------------------------------------------------------------------------------
+# -- its description ---------------------------------------------------------------------------
 
 BASE = {"dataset": "gym:chain_sum", "eval_dataset": "gym:chain_sum?seed=9", "max_rollouts": 64}
 
 
-def plan(**changes: Any) -> ComparePlan:
+def described(**changes: Any) -> Comparison:
     mapping = {
         "base": BASE,
         "seeds": [0, 1],
@@ -104,15 +104,15 @@ def plan(**changes: Any) -> ComparePlan:
             "dopr": {"learning_rate": "3e-5", "learning_rate_from": "tuned.json"},
         },
     }
-    return build(ComparePlan, mapping | changes)
+    return build(Comparison, mapping | changes)
 
 
 def test_settings_of_a_run() -> None:
-    made = plan().settings("dopr", 1, {"learning_rate": 2e-5})
+    made = described().settings("dopr", 1, {"learning_rate": 2e-5})
     assert (made.seed, made.learning_rate, made.strategy) == (1, 2e-5, "dopr")
     assert made.output_dir == "runs/compare/runs/dopr/seed-1"
-    assert plan().settings("dopr", 0, {}).learning_rate == 3e-5
-    plan().check()
+    assert described().settings("dopr", 0, {}).learning_rate == 3e-5
+    described().check()
 
 
 STRATEGY_MISTAKES: list[tuple[dict[str, Any], str]] = [
@@ -141,12 +141,12 @@ STRATEGY_MISTAKES: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("changes", "said"), STRATEGY_MISTAKES)
 def test_plans_that_cannot_be_carried_out(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        plan(**changes).check()
+        described(**changes).check()
 
 
 def test_an_unknown_key_of_a_plan() -> None:
     with pytest.raises(UserError, match="did you mean 'seeds'"):
-        plan(seedz=[1])
+        described(seedz=[1])
 
 
 # -- the summary -----------------------------------------------------------------------------
@@ -166,7 +166,7 @@ def test_comparison_has_the_shape_that_others_rely_on() -> None:
         ],
         "dopr": [finished("dopr", 0, 0.1, 0.6), finished("dopr", 1, 0.1, 0.2, 0.7)],
     }
-    found = summarise(plan(), runs, {"grpo": {}, "dopr": {}}, {"pool": {"size": 3}})
+    found = summarise(described(), runs, {"grpo": {}, "dopr": {}}, {"pool": {"size": 3}})
     json.dumps(found, allow_nan=False)
     dopr, grpo = found["strategies"]["dopr"], found["strategies"]["grpo"]
     assert dopr["seeds"] == [0, 1] and dopr["learning_rate"] == 3e-5
@@ -189,10 +189,10 @@ def test_comparison_has_the_shape_that_others_rely_on() -> None:
 
 
 def test_a_target_relative_to_the_best() -> None:
-    wanted = plan(target={"fraction_of_best": 0.5})
+    wanted = described(target={"fraction_of_best": 0.5})
     runs = {"a": [finished("a", 0, 0.1, 0.8)], "b": [finished("b", 0, 0.1, 0.6)]}
     assert target_value(wanted, runs) == pytest.approx(0.4)
-    assert "0.5 of the best" in TargetPlan(fraction_of_best=0.5).rule
+    assert "0.5 of the best" in Target(fraction_of_best=0.5).rule
 
 
 # -- from end to end -------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def config(tmp_path: Path, tiny_model_dir: Path) -> Path:
             "dopr": {"learning_rates": [1e-3, 1e-2]},
         },
     }
-    path = tmp_path / "plan.json"  # JSON is YAML
+    path = tmp_path / "described.json"  # JSON is YAML
     path.write_text(json.dumps(mapping))
     return path
 
@@ -248,7 +248,7 @@ def test_tries_change_any_setting_and_keep_the_rest() -> None:
         },
         "tuning": {"seeds": [7]},
     }
-    made = [plan(**tried).tuning_settings("a", 7, number) for number in (0, 1)]
+    made = [described(**tried).tuning_settings("a", 7, number) for number in (0, 1)]
     assert [s.strategy_args["prompts_per_step"] for s in made] == [2, 4]
     assert [s.learning_rate for s in made] == [1e-4, 2e-4]
     assert [s.output_dir.split("/")[-2] for s in made] == ["lr-0.0001", "try-2"]
@@ -261,14 +261,14 @@ def test_choices_of_another_comparison_are_taken(tmp_path: Path) -> None:
         "strategies": {"dopr": {"learning_rates": [1e-4, 2e-4]}},
         "tuning": {"from_file": str(file)},
     }
-    made = plan(**tuned)
+    made = described(**tuned)
     assert not made.needs_tuning("dopr")
     found = tune(made, lambda settings, label: pytest.fail("nothing is to be run"))
     assert found is not None
     chosen = found["strategies"]["dopr"]["chosen"]
     assert made.settings("dopr", 0, chosen).learning_rate == 7e-5
     with pytest.raises(UserError, match="no tuning file"):
-        plan(tuning={"from_file": str(tmp_path / "none.json")}).check()
+        described(tuning={"from_file": str(tmp_path / "none.json")}).check()
 
 
 def test_runs_one_by_one_make_the_same_comparison(

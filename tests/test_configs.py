@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from dopr.compare.comparison import ComparePlan
+from dopr.compare.comparison import Comparison
 from dopr.core.configuration import build, load_yaml
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import trainer_arguments
-from dopr.warmstart.finetune import WarmstartConfig
+from dopr.warmstart.finetune import WarmstartSettings
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -24,10 +24,10 @@ CONFIGS = Path(__file__).parent.parent / "configs"
 def test_recipe_is_valid(file: str, tmp_path: Path) -> None:
     mapping = load_yaml(CONFIGS / file)
     if "curate" in mapping:
-        build(WarmstartConfig, mapping)
+        build(WarmstartSettings, mapping)
         return
     if "strategies" in mapping:
-        plan = build(ComparePlan, mapping)
+        plan = build(Comparison, mapping)
         plan.check()
         runs = [plan.settings(n, plan.seeds[0], plan.tries(n)[0]) for n in plan.strategies]
     else:

@@ -18,7 +18,7 @@ from dopr import cli
 from dopr.core.errors import UserError
 from dopr.warmstart.card import command
 from dopr.warmstart.curate import (
-    CurateConfig,
+    CurateSettings,
     choose,
     curate,
     equal_quotas,
@@ -27,7 +27,7 @@ from dopr.warmstart.curate import (
     read_solutions,
 )
 from dopr.warmstart.families import FAMILIES
-from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
+from dopr.warmstart.finetune import WarmstartSettings, run_warmstart
 from dopr.warmstart.habits import HABITS, complete
 from dopr.warmstart.mixture import problems
 from dopr.warmstart.patterns import count_steps, pattern_features, scaled, shape
@@ -132,7 +132,7 @@ def test_points_are_taken_from_the_centre_and_then_far_apart() -> None:
 def test_diverse_covers_and_narrow_does_not(tmp_path: Path) -> None:
     data = write(tmp_path / "solutions.jsonl", habit_rows())
     found = {
-        keep: curate(CurateConfig(data, 15, keep, clusters=3)).figures
+        keep: curate(CurateSettings(data, 15, keep, clusters=3)).figures
         for keep in ("diverse", "narrow", "random")
     }
     assert found["diverse"]["coverage"] == 1.0 and found["diverse"]["chosen"] == [5, 5, 5]
@@ -144,12 +144,12 @@ def test_diverse_covers_and_narrow_does_not(tmp_path: Path) -> None:
 
 def test_the_choice_is_the_same_again(tmp_path: Path) -> None:
     data = write(tmp_path / "solutions.jsonl", habit_rows())
-    assert curate(CurateConfig(data, 12)).rows == curate(CurateConfig(data, 12)).rows
+    assert curate(CurateSettings(data, 12)).rows == curate(CurateSettings(data, 12)).rows
 
 
 def test_embeddings_may_describe_solutions(tmp_path: Path, tiny_model_dir: Path) -> None:
     data = write(tmp_path / "solutions.jsonl", habit_rows(count=60))
-    found = curate(CurateConfig(data, 6, clusters=3, embedder=str(tiny_model_dir)))
+    found = curate(CurateSettings(data, 6, clusters=3, embedder=str(tiny_model_dir)))
     assert sum(found.figures["chosen"]) == 6 and found.figures["coverage"] == 1.0
 
 
@@ -192,7 +192,7 @@ def test_a_reward_may_give_the_verdicts(tmp_path: Path) -> None:
 def test_mistakes_are_one_sentence(changes: Any, message: str, tmp_path: Path) -> None:
     data = write(tmp_path / "s.jsonl", habit_rows())
     with pytest.raises(UserError, match=message) as caught:
-        curate(CurateConfig(data, **changes))
+        curate(CurateSettings(data, **changes))
     assert "\n" not in str(caught.value)
 
 
@@ -216,7 +216,7 @@ def test_a_broken_row_is_named(row: Any, message: str, tmp_path: Path) -> None:
 
 
 def test_random_takes_distinct_rows() -> None:
-    config = CurateConfig("none", 5, "random")
+    config = CurateSettings("none", 5, "random")
     chosen = choose(np.zeros((9, 1)), np.zeros(9, np.int64), ["p"] * 9, config)
     assert len(set(chosen.tolist())) == 5
 
@@ -251,7 +251,7 @@ def test_the_command_finetunes_a_base_on_what_was_chosen(
 
 
 def test_a_fresh_model_learns_the_facts_first_and_then_the_curated(tmp_path: Path) -> None:
-    config = WarmstartConfig(
+    config = WarmstartSettings(
         output_dir=str(tmp_path / "fresh"),
         families=["leg_counting"],
         facts_steps=1,
@@ -262,7 +262,7 @@ def test_a_fresh_model_learns_the_facts_first_and_then_the_curated(tmp_path: Pat
         num_heads=2,
         intermediate_size=32,
         measure_prompts=0,
-        curate=CurateConfig(write(tmp_path / "s.jsonl", habit_rows()), 8, "narrow", clusters=3),
+        curate=CurateSettings(write(tmp_path / "s.jsonl", habit_rows()), 8, "narrow", clusters=3),
     )
     run_warmstart(config)
     card = (tmp_path / "fresh" / "README.md").read_text()
@@ -291,7 +291,7 @@ def study() -> Any:
 
 def test_the_arms_differ_in_the_model_alone(study: Any, tmp_path: Path) -> None:
     settings_ = study.Study(output=tmp_path)
-    plan = study.make_plan(settings_, {arm: tmp_path / arm for arm in study.ARMS})
+    plan = study.make_comparison(settings_, {arm: tmp_path / arm for arm in study.ARMS})
     plan.check()
     runs = [vars(plan.settings(arm, 0, {})) for arm in study.ARMS]
     same = [{k: v for k, v in run.items() if k not in ("model", "output_dir")} for run in runs]

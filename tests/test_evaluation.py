@@ -12,7 +12,7 @@ import torch
 from datasets import Dataset
 
 from dopr.core.errors import UserError
-from dopr.policy.models import fit_prompts, load_model, resolve_model
+from dopr.policy.models import load_model, resolve_model, within_context
 from dopr.runs.evaluation import bootstrap_mean, evaluate, measure_signal_rate, pass_at_k, summarise
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
 
@@ -143,13 +143,13 @@ def test_signal_rate_counts_groups_with_variance() -> None:
 def test_prompts_that_leave_no_room() -> None:
     data = make_dataset(3)
     model, tokenizer = make_model(), make_tokenizer()
-    assert len(fit_prompts(data, model, tokenizer, 100)) == 3
+    assert len(within_context(data, model, tokenizer, 100)) == 3
     long = Dataset.from_dict({"id": ["a", "b"], "prompt": ["1", "1" * 100], "answer": ["", ""]})
     with pytest.raises(UserError, match="'b' has 100 tokens"):
-        fit_prompts(long, model, tokenizer, 60)
-    assert fit_prompts(long, model, tokenizer, 60, "drop")["id"] == ["a"]
+        within_context(long, model, tokenizer, 60)
+    assert within_context(long, model, tokenizer, 60, "drop")["id"] == ["a"]
     with pytest.raises(UserError, match="no prompt fits"):
-        fit_prompts(long, model, tokenizer, 128, "drop")
+        within_context(long, model, tokenizer, 128, "drop")
 
 
 def test_models_that_do_not_exist(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from dopr.compare.comparison import ComparePlan
+from dopr.compare.comparison import Comparison
 from dopr.core.configuration import build, parse_overrides
 from dopr.core.errors import UserError
 from dopr.offline.histories import read_histories
@@ -109,7 +109,7 @@ def test_any_settings(mapping: dict[str, Any]) -> None:
 def test_any_plan(strategies: Any, base: Any) -> None:
     mapping = {"strategies": strategies, "base": base, "output_dir": "runs/x"}
     try:
-        build(ComparePlan, mapping).check()
+        build(Comparison, mapping).check()
     except UserError as error:
         one_sentence(error)
 

@@ -15,7 +15,7 @@ from dopr.offline import bounds, trust_region
 from dopr.offline.best_arm import best_arm, best_arm_shares, characteristic_time
 from dopr.offline.plan import group_sizes, make_plan
 from dopr.offline.plan_settings import PlanSettings
-from dopr.offline.pool_rates import Pool, fit_beta
+from dopr.offline.pool_rates import PoolRates, fit_beta
 from dopr.offline.simulation import SimulatedPolicy, run_to_target
 from dopr.strategies import make_strategy
 
@@ -286,7 +286,7 @@ def test_a_prior_is_found_again() -> None:
 
 
 def test_a_pool_averages_over_what_is_not_known() -> None:
-    pool = Pool.of_counts(np.array([0, 3, 8, 1]), np.full(4, 8), "test", resampled=False)
+    pool = PoolRates.of_counts(np.array([0, 3, 8, 1]), np.full(4, 8), "test", resampled=False)
     drawn = np.array([pool.draw(None, np.random.default_rng(i)) for i in range(20_000)])
     mixed = bounds.informative_group(drawn, 5).mean(axis=0)
     assert pool.informative(5) == pytest.approx(mixed, abs=0.01)
@@ -295,19 +295,19 @@ def test_a_pool_averages_over_what_is_not_known() -> None:
     low, high = pool.informative_interval(5)
     assert low is not None and high is not None
     assert low < pool.informative(5).mean() < high
-    assert Pool.of_rate(0.3).informative_interval(5) == (None, None)
+    assert PoolRates.of_rate(0.3).informative_interval(5) == (None, None)
 
 
 @given(st.floats(0.01, 0.99))
 def test_the_cheapest_group_is_of_three(p: float) -> None:
-    found = group_sizes(Pool.of_rate(p))
+    found = group_sizes(PoolRates.of_rate(p))
     assert found["cheapest"] == 3
     assert found["cheapest_rollouts"] == pytest.approx(1 / (p * (1 - p)))
 
 
 def test_choosing_pays_where_prompts_differ() -> None:
     solved = np.r_[np.zeros(150), np.full(50, 4)].astype(int)
-    pool = Pool.of_counts(solved, np.full(200, 8), "test", resampled=False)
+    pool = PoolRates.of_counts(solved, np.full(200, 8), "test", resampled=False)
     plan = make_plan(pool, PlanSettings(target=0.4, kl=0.001, simulations=6))
     costs = plan["costs"]["strategies"]
     middle = {name: entry["rollouts"]["median"] for name, entry in costs.items()}

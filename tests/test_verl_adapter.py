@@ -20,7 +20,7 @@ from dopr.engines.adapter import (
     assemble,
     make_engine_driver,
     make_groups,
-    read_settings,
+    read_engine_settings,
     working_strategies,
 )
 from dopr.engines.trl.checkpoints import load_state, save_state
@@ -67,8 +67,10 @@ def step(driver: Driver, engine: Engine) -> TrainingBatch:
 
 
 def test_settings_come_from_the_section_or_are_defaults() -> None:
-    assert read_settings(None) == EngineSettings()
-    read = read_settings({"strategy": "mopps", "strategy_args": {"candidates": 9}, "seed": 4})
+    assert read_engine_settings(None) == EngineSettings()
+    read = read_engine_settings(
+        {"strategy": "mopps", "strategy_args": {"candidates": 9}, "seed": 4}
+    )
     assert (read.strategy, read.strategy_args, read.seed) == ("mopps", {"candidates": 9}, 4)
 
 
@@ -79,7 +81,7 @@ def test_settings_come_from_the_section_or_are_defaults() -> None:
 )  # fmt: skip
 def test_settings_that_cannot_be_are_refused(section: dict, named: str) -> None:
     with pytest.raises(UserError, match=named):
-        read_settings(section)
+        read_engine_settings(section)
 
 
 @pytest.mark.parametrize("name", sorted(set(STRATEGIES) - set(working_strategies())))

@@ -15,7 +15,7 @@ from dopr.tasks.tiny_pools import POOLS
 from dopr.warmstart.card import command
 from dopr.warmstart.describe import careful_accuracy, describe_pool, load_pool
 from dopr.warmstart.families import FAMILIES, get_family
-from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
+from dopr.warmstart.finetune import WarmstartSettings, run_warmstart
 from dopr.warmstart.habits import HABITS, OPENINGS, complete, final_answer, habit_of
 from dopr.warmstart.mixture import SOURCES, make_mixture
 from dopr.warmstart.tokenizer import build_tokenizer
@@ -143,15 +143,15 @@ def test_mistakes_are_named():
     with pytest.raises(UserError, match="chain_sum"):
         get_family("chainsum")
     with pytest.raises(UserError, match="num_heads"):
-        WarmstartConfig(hidden_size=30)
+        WarmstartSettings(hidden_size=30)
     with pytest.raises(UserError, match="steps"):
-        WarmstartConfig(steps=0)
+        WarmstartSettings(steps=0)
     with pytest.raises(UserError, match="shares"):
-        WarmstartConfig(careful_share=-1)
+        WarmstartSettings(careful_share=-1)
 
 
 def test_two_steps_make_a_model_that_loads(tmp_path):
-    config = WarmstartConfig(
+    config = WarmstartSettings(
         output_dir=str(tmp_path / "model"),
         families=["chain_sum", "ab"],
         steps=2,

@@ -18,7 +18,7 @@ from verl.utils.config import validate_config
 
 import dopr.engines.verl as adapter
 from dopr import UserError
-from dopr.engines.adapter import make_engine_driver, read_settings
+from dopr.engines.adapter import make_engine_driver, read_engine_settings
 
 
 def parameters(function) -> list[str]:
@@ -109,7 +109,7 @@ def test_the_recipe_is_valid_up_to_its_weights() -> None:
         config = compose("ppo_trainer", shlex.split(command.replace("\\\n", " ")))
     validate_config(config=config, use_reference_policy=False, use_critic=False)
     adapter.check_config(config)
-    settings = read_settings(OmegaConf.to_container(config.dopr))
+    settings = read_engine_settings(OmegaConf.to_container(config.dopr))
     driver = make_engine_driver(settings, 100, num_generations=16, prompts_per_step=8)
     assert driver.strategy.name == "dopr" and config.trainer.v1.trainer_mode == "sync"
 

@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         if getattr(arguments, name) < lowest:
             raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}")
     from dopr.policy.embedder import embedding_reward
-    from dopr.policy.models import best_device, fit_prompts, load_model
+    from dopr.policy.models import best_device, load_model, within_context
     from dopr.rewards import load_reward
     from dopr.runs.evaluation import evaluate
     from dopr.tasks import load_task
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         system_prompt=arguments.system_prompt,
     )
     model, tokenizer = load_model(arguments.model, trust_remote_code=arguments.trust_remote_code)
-    dataset = fit_prompts(dataset, model, tokenizer, arguments.max_completion_length)
+    dataset = within_context(dataset, model, tokenizer, arguments.max_completion_length)
     result = evaluate(
         model.to(best_device()),
         tokenizer,

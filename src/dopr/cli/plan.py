@@ -11,7 +11,7 @@ from dopr.cli.shared import AddCommand, console, hide_loading_bars
 from dopr.core.errors import UserError
 
 if TYPE_CHECKING:
-    from dopr.offline.pool_rates import Pool
+    from dopr.offline.pool_rates import PoolRates
 
 _EPILOG = (
     "Example: dopr plan --pass-rate 0.01 --group-size 8. A pilot: dopr plan --pilot tiny-reasoner "
@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _pool(arguments: argparse.Namespace, options: Any) -> "Pool":
+def _pool(arguments: argparse.Namespace, options: Any) -> "PoolRates":
     given = [
         name
         for name in ("pass_rate", "history", "pilot")
@@ -107,14 +107,14 @@ def _pool(arguments: argparse.Namespace, options: Any) -> "Pool":
     ]
     if len(given) != 1:
         raise UserError("give success rates by one of --pass-rate, --history and --pilot")
-    from dopr.offline.pool_rates import Pool
+    from dopr.offline.pool_rates import PoolRates
 
     if arguments.pass_rate is not None:
-        return Pool.of_rate(arguments.pass_rate)
+        return PoolRates.of_rate(arguments.pass_rate)
     if arguments.history:
         from dopr.offline.histories import read_histories
 
-        return Pool.of_history(read_histories(arguments.history))
+        return PoolRates.of_history(read_histories(arguments.history))
     from dopr.offline.pilot import PilotSettings, run_pilot
 
     settings = PilotSettings(

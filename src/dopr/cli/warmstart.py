@@ -28,9 +28,9 @@ def add_command(add: AddCommand) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Do what the command line asks for; returns the exit status."""
-    from dopr.warmstart.finetune import WarmstartConfig, run_warmstart
+    from dopr.warmstart.finetune import WarmstartSettings, run_warmstart
 
-    settings = read_settings(arguments, overrides, WarmstartConfig)
+    settings = read_settings(arguments, overrides, WarmstartSettings)
     if arguments.print_config:
         return print_config(settings)
     with contextlib.redirect_stdout(sys.stderr):  # where transformers prints its losses

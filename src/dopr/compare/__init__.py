@@ -1,8 +1,8 @@
-"""Several strategies, several seeds, on equal terms: from a plan to comparison.json."""
+"""Several strategies, several seeds, on equal terms: from a description to comparison.json."""
 
 from typing import TYPE_CHECKING, Any
 
-from dopr.compare.comparison import ComparePlan
+from dopr.compare.comparison import Comparison
 
 if TYPE_CHECKING:
     from dopr.compare.jobs import missing_runs, run_one_of, run_side_by_side, work
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _JOBS = ("missing_runs", "run_one_of", "run_side_by_side", "work")
 __all__ = [
-    "ComparePlan",
+    "Comparison",
     "missing_runs",
     "run_comparison",
     "run_one_of",
@@ -20,7 +20,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Running pulls in torch and TRL, which a plan can do without.
+    # Running pulls in torch and TRL, which describing a comparison can do without.
     if name == "run_comparison":
         from dopr.compare.run import run_comparison
 

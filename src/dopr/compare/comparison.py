@@ -19,7 +19,7 @@ Try = dict[str, Any]
 
 
 @dataclass
-class TargetPlan:
+class Target:
     """When a run counts as having arrived.
 
     Args:
@@ -50,7 +50,7 @@ class TargetPlan:
 
 
 @dataclass
-class TuningPlan:
+class Tuning:
     """How learning rates are chosen, on seeds that are not reported.
 
     Args:
@@ -68,7 +68,7 @@ class TuningPlan:
 
 
 @dataclass
-class PoolPlan:
+class PoolMeasurement:
     """How the pool's signal rate is measured at the start; the rollouts are not counted.
 
     Args:
@@ -83,7 +83,7 @@ class PoolPlan:
 
 
 @dataclass
-class ComparePlan:
+class Comparison:
     """A comparison.
 
     Args:
@@ -95,8 +95,8 @@ class ComparePlan:
         seeds: every strategy is run with each.
         output_dir: where the runs, their tuning and comparison.json go.
         target: what the costs are measured up to.
-        tuning: see `TuningPlan`.
-        pool: see `PoolPlan`.
+        tuning: see `Tuning`.
+        pool: see `PoolMeasurement`.
         final_window: a run's final result is the mean of so many last evaluations.
         headline: ratios are taken of these strategies to all others.
         threads: torch threads of every run; null leaves the setting alone.
@@ -106,15 +106,15 @@ class ComparePlan:
     base: dict[str, Any] = field(default_factory=dict)
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     output_dir: str = "runs/compare"
-    target: TargetPlan = field(default_factory=TargetPlan)
-    tuning: TuningPlan = field(default_factory=TuningPlan)
-    pool: PoolPlan = field(default_factory=PoolPlan)
+    target: Target = field(default_factory=Target)
+    tuning: Tuning = field(default_factory=Tuning)
+    pool: PoolMeasurement = field(default_factory=PoolMeasurement)
     final_window: int = 1
     headline: list[str] = field(default_factory=lambda: ["dopr"])
     threads: int | None = None
 
     def check(self) -> None:
-        """Refuse a plan that cannot be carried out, before anything runs.
+        """Refuse a comparison that cannot be carried out, before anything runs.
 
         Raises:
             UserError: naming the setting and the mend.

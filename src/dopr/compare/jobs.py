@@ -1,15 +1,15 @@
 """The runs of a comparison one by one or side by side: a cluster's queue, several cores or GPUs.
 
-    dopr compare --config plan.yaml --jobs 2
+    dopr compare --config comparison.yaml --jobs 2
 
 starts workers that take whatever run is missing and free; each has its own cores (and its own GPU,
 where there are several). For a queue of one's own,
 
-    dopr compare --config plan.yaml --list-runs |
-        xargs -P 2 -n 1 dopr compare --config plan.yaml --run
+    dopr compare --config comparison.yaml --list-runs |
+        xargs -P 2 -n 1 dopr compare --config comparison.yaml --run
 
 does the same: it lists the tuning runs first, the reported ones once those are finished. `dopr
-compare --config plan.yaml` then finds every run done and writes the comparison.
+compare --config comparison.yaml` then finds every run done and writes the comparison.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from dopr.compare.comparison import ComparePlan, Try
+from dopr.compare.comparison import Comparison, Try
 from dopr.compare.run import open_folder, run_training
 from dopr.compare.tuning import tune
 from dopr.core.errors import UserError, unknown_name
@@ -31,13 +31,13 @@ from dopr.runs.train import TrainResult, finished_result
 Runs = dict[str, TrainSettings]
 
 
-def missing_runs(plan: ComparePlan) -> list[str]:
+def missing_runs(comparison: Comparison) -> list[str]:
     """Names of the runs that can be made now and are not finished."""
-    plan.check()
-    return [name for name, settings in _runs(plan).items() if not _is_done(settings)]
+    comparison.check()
+    return [name for name, settings in _runs(comparison).items() if not _is_done(settings)]
 
 
-def run_one_of(plan: ComparePlan, name: str, quiet: bool = False) -> TrainResult | None:
+def run_one_of(comparison: Comparison, name: str, quiet: bool = False) -> TrainResult | None:
     """Make (or go on with) the run that `missing_runs` calls `name`.
 
     Returns:
@@ -46,10 +46,10 @@ def run_one_of(plan: ComparePlan, name: str, quiet: bool = False) -> TrainResult
     Raises:
         UserError: there is no such run, or the tuning that it needs is not finished.
     """
-    open_folder(plan)
-    runs = _runs(plan)
+    open_folder(comparison)
+    runs = _runs(comparison)
     if name not in runs:
-        if name in _names_of_reported(plan):
+        if name in _names_of_reported(comparison):
             raise UserError(
                 f"run {name!r} needs the tuning to be finished; make the runs of --list-runs first"
             )
@@ -57,23 +57,23 @@ def run_one_of(plan: ComparePlan, name: str, quiet: bool = False) -> TrainResult
     return run_training(runs[name], name, quiet)
 
 
-def run_side_by_side(plan: ComparePlan, jobs: int, command: Sequence[str]) -> bool:
+def run_side_by_side(comparison: Comparison, jobs: int, command: Sequence[str]) -> bool:
     """Make all missing runs with so many workers at a time; whether all of them came to their end.
 
     Args:
         jobs: workers.
-        command: arguments of `dopr` that name this plan, without `--jobs`.
+        command: arguments of `dopr` that name this comparison, without `--jobs`.
 
     Raises:
         UserError: jobs below 1, or a worker failed.
     """
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1")
-    open_folder(plan)
+    open_folder(comparison)
     workers = [
         subprocess.Popen(
             [sys.executable, "-m", "dopr", *command, "--worker", f"{number}/{jobs}"],
-            env=os.environ | _share_of_machine(number, jobs, plan.threads),
+            env=os.environ | _share_of_machine(number, jobs, comparison.threads),
         )
         for number in range(jobs)
     ]
@@ -87,18 +87,18 @@ def run_side_by_side(plan: ComparePlan, jobs: int, command: Sequence[str]) -> bo
     return all(code == 0 for code in codes)
 
 
-def work(plan: ComparePlan, number: int, jobs: int, quiet: bool = False) -> bool:
+def work(comparison: Comparison, number: int, jobs: int, quiet: bool = False) -> bool:
     """Take free runs until none is missing; False when a signal stopped it."""
     if hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[number::jobs] or cores)
-    while missing := missing_runs(plan):
+    while missing := missing_runs(comparison):
         taken = False
         for name in missing:
-            with _claim(plan, name) as free:
-                if not free or name not in missing_runs(plan):
+            with _claim(comparison, name) as free:
+                if not free or name not in missing_runs(comparison):
                     continue
-                if run_one_of(plan, name, quiet) is None:
+                if run_one_of(comparison, name, quiet) is None:
                     return False
                 taken = True
                 break  # the list is old now: tuning may be complete
@@ -108,9 +108,9 @@ def work(plan: ComparePlan, number: int, jobs: int, quiet: bool = False) -> bool
 
 
 @contextlib.contextmanager
-def _claim(plan: ComparePlan, name: str) -> Iterator[bool]:
+def _claim(comparison: Comparison, name: str) -> Iterator[bool]:
     """Whether the run is ours; the system gives it back when this process ends, however it ends."""
-    file = plan.folder / "locks" / name.replace("/", "_")
+    file = comparison.folder / "locks" / name.replace("/", "_")
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(file, "w") as lock:
         try:
@@ -132,36 +132,40 @@ def _share_of_machine(number: int, jobs: int, threads: int | None) -> dict[str, 
     return share
 
 
-def _runs(plan: ComparePlan) -> Runs:
+def _runs(comparison: Comparison) -> Runs:
     """The tuning runs while some are missing, then the reported ones too."""
     tuning = {
-        _name(plan, settings): settings
-        for strategy in plan.strategies
-        if plan.needs_tuning(strategy)
-        for number in range(len(plan.tries(strategy)))
-        for seed in plan.tuning.seeds
-        for settings in [plan.tuning_settings(strategy, seed, number)]
+        _name(comparison, settings): settings
+        for strategy in comparison.strategies
+        if comparison.needs_tuning(strategy)
+        for number in range(len(comparison.tries(strategy)))
+        for seed in comparison.tuning.seeds
+        for settings in [comparison.tuning_settings(strategy, seed, number)]
     }
     if not all(_is_done(settings) for settings in tuning.values()):
         return tuning
-    found = tune(plan, lambda settings, label: finished_result(settings))
+    found = tune(comparison, lambda settings, label: finished_result(settings))
     assert found is not None  # every tuning run is finished
     chosen = {s: entry["chosen"] for s, entry in found["strategies"].items()}
-    return tuning | {_name(plan, settings): settings for settings in _reported(plan, chosen)}
+    return tuning | {
+        _name(comparison, settings): settings for settings in _reported(comparison, chosen)
+    }
 
 
-def _reported(plan: ComparePlan, chosen: dict[str, Try]) -> Iterator[TrainSettings]:
-    for seed in plan.seeds:
-        for strategy in plan.strategies:
-            yield plan.settings(strategy, seed, chosen.get(strategy, plan.tries(strategy)[0]))
+def _reported(comparison: Comparison, chosen: dict[str, Try]) -> Iterator[TrainSettings]:
+    for seed in comparison.seeds:
+        for strategy in comparison.strategies:
+            yield comparison.settings(
+                strategy, seed, chosen.get(strategy, comparison.tries(strategy)[0])
+            )
 
 
-def _names_of_reported(plan: ComparePlan) -> set[str]:
-    return {_name(plan, settings) for settings in _reported(plan, {})}
+def _names_of_reported(comparison: Comparison) -> set[str]:
+    return {_name(comparison, settings) for settings in _reported(comparison, {})}
 
 
-def _name(plan: ComparePlan, settings: TrainSettings) -> str:
-    return str(Path(settings.output_dir).relative_to(plan.folder))
+def _name(comparison: Comparison, settings: TrainSettings) -> str:
+    return str(Path(settings.output_dir).relative_to(comparison.folder))
 
 
 def _is_done(settings: TrainSettings) -> bool:

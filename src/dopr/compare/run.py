@@ -1,4 +1,4 @@
-"""Carries a plan out, one run after another, and goes on where it was stopped.
+"""Carries a comparison out, one run after another, and goes on where it was stopped.
 
 Runs do not share the machine with each other: two trainings side by side on a few cores slow each
 other down many times over, and their timings would say nothing.
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from dopr.compare.comparison import ComparePlan
-from dopr.compare.summary import FinishedRun, plan_mapping, summarise
+from dopr.compare.comparison import Comparison
+from dopr.compare.summary import FinishedRun, comparison_mapping, summarise
 from dopr.compare.tuning import tune
 from dopr.core.configuration import build, load_yaml, to_mapping, to_yaml
 from dopr.core.errors import UserError
@@ -31,7 +31,7 @@ _PACKAGES = ("dopr", "torch", "transformers", "trl", "reasoning-gym", "numpy")
 _FREE = ("output_dir", "save_every", "save_total_limit", "completions_every", "report_to")
 
 
-def run_comparison(plan: ComparePlan, quiet: bool = False) -> dict[str, Any] | None:
+def run_comparison(comparison: Comparison, quiet: bool = False) -> dict[str, Any] | None:
     """Run what is missing and write comparison.json and report.html.
 
     Runs that are finished are kept; the one that was interrupted goes on from its checkpoint.
@@ -40,57 +40,58 @@ def run_comparison(plan: ComparePlan, quiet: bool = False) -> dict[str, Any] | N
         The content of comparison.json, or None when it was stopped by a signal.
 
     Raises:
-        UserError: the plan cannot be carried out, or a run in the folder has other settings.
+        UserError: the comparison cannot be carried out, or a run in the folder has other settings.
     """
-    open_folder(plan)
+    open_folder(comparison)
 
     def run_one(settings: TrainSettings, label: str) -> TrainResult | None:
         return run_training(settings, label, quiet)
 
-    pool = _pool(plan, quiet)
-    tuned = tune(plan, run_one)
+    pool = _pool(comparison, quiet)
+    tuned = tune(comparison, run_one)
     if tuned is None:
         return None
     if tuned["strategies"]:
-        write_atomically(plan.folder / "tuning.json", json.dumps(tuned, indent=2))
+        write_atomically(comparison.folder / "tuning.json", json.dumps(tuned, indent=2))
     chosen = {
-        name: tuned["strategies"].get(name, {}).get("chosen", plan.tries(name)[0])
-        for name in plan.strategies
+        name: tuned["strategies"].get(name, {}).get("chosen", comparison.tries(name)[0])
+        for name in comparison.strategies
     }
-    runs: dict[str, list[FinishedRun]] = {name: [] for name in plan.strategies}
-    for seed in plan.seeds:  # seed by seed, so that paired timings are near in time
-        for name in plan.strategies:
-            done = run_one(plan.settings(name, seed, chosen[name]), f"{name} seed {seed}")
+    runs: dict[str, list[FinishedRun]] = {name: [] for name in comparison.strategies}
+    for seed in comparison.seeds:  # seed by seed, so that paired timings are near in time
+        for name in comparison.strategies:
+            done = run_one(comparison.settings(name, seed, chosen[name]), f"{name} seed {seed}")
             if done is None:
                 return None
             runs[name].append(_as_finished(name, seed, done))
     facts = {"pool": pool, "machine": _machine(), "versions": _versions()}
     if tuned["strategies"]:
         facts["tuning"] = tuned
-    result = summarise(plan, runs, chosen, {k: v for k, v in facts.items() if v is not None})
-    write_atomically(plan.folder / "comparison.json", json.dumps(result, indent=2))
+    result = summarise(comparison, runs, chosen, {k: v for k, v in facts.items() if v is not None})
+    write_atomically(comparison.folder / "comparison.json", json.dumps(result, indent=2))
     from dopr.report import write_report
 
-    write_report(plan.folder)
+    write_report(comparison.folder)
     return result
 
 
-def open_folder(plan: ComparePlan) -> None:
-    """Check the plan, make its folder and set the number of threads.
+def open_folder(comparison: Comparison) -> None:
+    """Check the comparison, make its folder and set the number of threads.
 
     Raises:
         UserError: it cannot be carried out, or the folder cannot be written.
     """
-    plan.check()
+    comparison.check()
     try:
-        plan.folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(plan.folder / "config.yaml", to_yaml(plan_mapping(plan)))
+        comparison.folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(comparison.folder / "config.yaml", to_yaml(comparison_mapping(comparison)))
     except OSError as error:
         raise UserError(
-            f"output_dir {plan.output_dir!r} cannot be written ({error.strerror}); choose another"
+            f"output_dir {comparison.output_dir!r} cannot be written ({error.strerror}); "
+            "choose another"
         ) from None
-    if plan.threads:
-        torch.set_num_threads(plan.threads)
+    if comparison.threads:
+        torch.set_num_threads(comparison.threads)
 
 
 def run_training(settings: TrainSettings, label: str, quiet: bool) -> TrainResult | None:
@@ -137,18 +138,18 @@ def _as_finished(name: str, seed: int, done: TrainResult) -> FinishedRun:
     return FinishedRun(name, seed, done.evals, totals)
 
 
-def _pool(plan: ComparePlan, quiet: bool) -> dict[str, Any] | None:
+def _pool(comparison: Comparison, quiet: bool) -> dict[str, Any] | None:
     """Size and signal rate of the pool under the base model, measured once."""
-    if not plan.pool.measure:
+    if not comparison.pool.measure:
         return None
-    file = plan.folder / "pool.json"
-    first = next(iter(plan.strategies))
-    settings = plan.settings(first, plan.seeds[0], plan.tries(first)[0])
+    file = comparison.folder / "pool.json"
+    first = next(iter(comparison.strategies))
+    settings = comparison.settings(first, comparison.seeds[0], comparison.tries(first)[0])
     what = {
         "model": settings.model,
         "dataset": settings.dataset,
         "reward": settings.reward,
-        "plan": dataclasses.asdict(plan.pool),
+        "plan": dataclasses.asdict(comparison.pool),
     }
     if file.is_file():
         known = json.loads(file.read_text())
@@ -163,8 +164,8 @@ def _pool(plan: ComparePlan, quiet: bool) -> dict[str, Any] | None:
         materials.tokenizer,
         materials.dataset,
         materials.rewards,
-        group_size=plan.pool.group_size or settings.num_generations,
-        num_prompts=plan.pool.num_prompts,
+        group_size=comparison.pool.group_size or settings.num_generations,
+        num_prompts=comparison.pool.num_prompts,
         temperature=settings.temperature,
         top_p=settings.top_p,
         max_new_tokens=settings.max_completion_length,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dopr.compare.comparison import ComparePlan, Try
+from dopr.compare.comparison import Comparison, Try
 from dopr.core.statistics import median_with_interval, paired_difference, ratios
 
 # Name in comparison.json -> field of eval.jsonl.
@@ -37,7 +37,7 @@ class FinishedRun:
 def arrival(evals: Sequence[Row], metric: str, value: float, sustain: int = 1) -> Row | None:
     """The first evaluation at or above the value (with `sustain`, the mean from it on).
 
-    Source: the rule of `TargetPlan`.
+    Source: the rule of `Target`.
     """
     scores = [row.get(metric) for row in evals]
     for i in range(len(scores) - sustain + 1):
@@ -53,21 +53,21 @@ def final_score(evals: Sequence[Row], metric: str, window: int) -> float:
     return float(np.mean(scores)) if scores else float("nan")
 
 
-def target_value(plan: ComparePlan, runs: dict[str, list[FinishedRun]]) -> float:
+def target_value(comparison: Comparison, runs: dict[str, list[FinishedRun]]) -> float:
     """The value to reach; where it is a share of the best, found from the runs."""
-    if plan.target.value is not None:
-        return plan.target.value
-    assert plan.target.fraction_of_best is not None  # checked
-    metric = plan.target.metric
+    if comparison.target.value is not None:
+        return comparison.target.value
+    assert comparison.target.fraction_of_best is not None  # checked
+    metric = comparison.target.metric
     best = max(
-        float(np.median([final_score(run.evals, metric, plan.final_window) for run in group]))
+        float(np.median([final_score(run.evals, metric, comparison.final_window) for run in group]))
         for group in runs.values()
     )
-    return plan.target.fraction_of_best * best
+    return comparison.target.fraction_of_best * best
 
 
 def summarise(
-    plan: ComparePlan,
+    comparison: Comparison,
     runs: dict[str, list[FinishedRun]],
     chosen: dict[str, Try],
     facts: dict[str, Any],
@@ -75,42 +75,45 @@ def summarise(
     """The content of comparison.json.
 
     Args:
-        runs: of each strategy, one a seed, in the order of the plan's seeds.
+        runs: of each strategy, one a seed, in the order of the comparison's seeds.
         chosen: the tuned settings that the runs were made with.
         facts: `pool`, `machine`, `versions` and whatever else stands beside the result.
     """
-    value = target_value(plan, runs)
-    costs = {name: _costs(plan, group, value) for name, group in runs.items()}
+    value = target_value(comparison, runs)
+    costs = {name: _costs(comparison, group, value) for name, group in runs.items()}
     strategies = {
-        name: _strategy(plan, name, group, costs[name], chosen[name])
+        name: _strategy(comparison, name, group, costs[name], chosen[name])
         for name, group in runs.items()
     }
-    pairs = [(a, b) for a in plan.headline if a in runs for b in runs if a != b]
+    pairs = [(a, b) for a in comparison.headline if a in runs for b in runs if a != b]
     return {
         "target": {
-            "metric": plan.target.metric,
+            "metric": comparison.target.metric,
             "value": value,
-            "rule": plan.target.rule,
+            "rule": comparison.target.rule,
             "k": next((r.evals[0].get("k") for g in runs.values() for r in g if r.evals), None),
         },
         "strategies": strategies,
-        "ratios": {f"{a}/{b}": _ratio(plan, runs, costs, a, b) for a, b in pairs},
+        "ratios": {f"{a}/{b}": _ratio(comparison, runs, costs, a, b) for a, b in pairs},
         "ratio_rule": (
             "paired by seed; where only the second strategy missed the target, all that it spent "
             "stands for its cost, so the ratio is an upper bound (counted in `bounded`); where the "
             "first missed, the ratio is infinite (null)"
         ),
-        "seeds": list(plan.seeds),
-        "final_window": plan.final_window,
+        "seeds": list(comparison.seeds),
+        "final_window": comparison.final_window,
         **facts,
     }
 
 
 def _costs(
-    plan: ComparePlan, group: list[FinishedRun], value: float
+    comparison: Comparison, group: list[FinishedRun], value: float
 ) -> dict[str, list[float | None]]:
     """What each seed paid up to the target, None for a miss."""
-    points = [arrival(run.evals, plan.target.metric, value, plan.target.sustain) for run in group]
+    points = [
+        arrival(run.evals, comparison.target.metric, value, comparison.target.sustain)
+        for run in group
+    ]
     return {
         cost: [None if point is None else float(point[field]) for point in points]
         for cost, field in COSTS.items()
@@ -118,13 +121,13 @@ def _costs(
 
 
 def _strategy(
-    plan: ComparePlan,
+    comparison: Comparison,
     name: str,
     group: list[FinishedRun],
     costs: dict[str, list[float | None]],
     chosen: Try,
 ) -> dict[str, Any]:
-    settings = plan.settings(name, plan.seeds[0], chosen)
+    settings = comparison.settings(name, comparison.seeds[0], chosen)
     entry: dict[str, Any] = {
         "seeds": [run.seed for run in group],
         "learning_rate": settings.learning_rate,
@@ -138,25 +141,27 @@ def _strategy(
             "steps": settings.steps,
         },
     }
-    if len(plan.tries(name)) > 1:
-        entry["learning_rate_from"] = plan.tuning.from_file or "tuning.json"
+    if len(comparison.tries(name)) > 1:
+        entry["learning_rate_from"] = comparison.tuning.from_file or "tuning.json"
         entry["chosen"] = chosen
-    elif plan.strategies[name].get("learning_rate_from"):
-        entry["learning_rate_from"] = plan.strategies[name]["learning_rate_from"]
+    elif comparison.strategies[name].get("learning_rate_from"):
+        entry["learning_rate_from"] = comparison.strategies[name]["learning_rate_from"]
     for cost, values in costs.items():
         hits = sum(value is not None for value in values)
         entry[f"{cost}_to_target"] = median_with_interval(values) | {
             "reached": hits,
             "per_seed": values,
         }
-    finals = [final_score(run.evals, plan.target.metric, plan.final_window) for run in group]
+    finals = [
+        final_score(run.evals, comparison.target.metric, comparison.final_window) for run in group
+    ]
     entry["final"] = median_with_interval(finals) | {"per_seed": finals}
     entry["total"] = {cost: [run.totals[cost] for run in group] for cost in COSTS}
     return entry
 
 
 def _ratio(
-    plan: ComparePlan,
+    comparison: Comparison,
     runs: dict[str, list[FinishedRun]],
     costs: dict[str, dict[str, list[float | None]]],
     first: str,
@@ -167,7 +172,7 @@ def _ratio(
         totals = [run.totals[cost] for run in runs[second]]
         values, bounded = ratios(costs[first][cost], costs[second][cost], totals)
         entry[cost] = median_with_interval(values) | {"per_seed": values, "bounded": bounded}
-    metric, window = plan.target.metric, plan.final_window
+    metric, window = comparison.target.metric, comparison.final_window
     finals = [
         [final_score(r.evals, metric, window) for r in runs[name]] for name in (first, second)
     ]
@@ -175,6 +180,6 @@ def _ratio(
     return entry
 
 
-def plan_mapping(plan: ComparePlan) -> dict[str, Any]:
-    """The plan as plain values."""
-    return asdict(plan)
+def comparison_mapping(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain values."""
+    return asdict(comparison)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dopr.compare.comparison import ComparePlan
+from dopr.compare.comparison import Comparison
 from dopr.compare.summary import final_score
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import TrainResult
@@ -25,7 +25,7 @@ def tuning_score(evals: Sequence[Row], metric: str, rule: str, window: int) -> f
     return float(np.sum(np.diff(x) * (y[1:] + y[:-1]) / 2) / (x[-1] - x[0]))
 
 
-def tune(plan: ComparePlan, run_one: RunOne) -> dict[str, Any] | None:
+def tune(comparison: Comparison, run_one: RunOne) -> dict[str, Any] | None:
     """Run every try of every strategy that has several; None when it was interrupted.
 
     Returns:
@@ -33,43 +33,48 @@ def tune(plan: ComparePlan, run_one: RunOne) -> dict[str, Any] | None:
         `learning_rate`, where that was tuned), the `rollouts` that tuning took, its `tries` and the
         `scores` of each, one a seed.
     """
-    if plan.tuning.from_file is not None:
-        return plan.chosen_elsewhere() | {"from_file": plan.tuning.from_file}
+    if comparison.tuning.from_file is not None:
+        return comparison.chosen_elsewhere() | {"from_file": comparison.tuning.from_file}
     result: dict[str, Any] = {
-        "rule": plan.tuning.rule,
-        "metric": plan.target.metric,
-        "seeds": list(plan.tuning.seeds),
+        "rule": comparison.tuning.rule,
+        "metric": comparison.target.metric,
+        "seeds": list(comparison.tuning.seeds),
         "strategies": {},
     }
-    for name in plan.strategies:
-        if not plan.needs_tuning(name):
+    for name in comparison.strategies:
+        if not comparison.needs_tuning(name):
             continue
-        entry = _tune_one(plan, name, run_one)
+        entry = _tune_one(comparison, name, run_one)
         if entry is None:
             return None
         result["strategies"][name] = entry
     return result
 
 
-def _tune_one(plan: ComparePlan, name: str, run_one: RunOne) -> dict[str, Any] | None:
-    tries = plan.tries(name)
+def _tune_one(comparison: Comparison, name: str, run_one: RunOne) -> dict[str, Any] | None:
+    tries = comparison.tries(name)
     scores: dict[str, list[float]] = {}
     spent = 0
     for number in range(len(tries)):
-        label = plan.try_label(name, number)
-        for seed in plan.tuning.seeds:
-            settings = plan.tuning_settings(name, seed, number)
+        label = comparison.try_label(name, number)
+        for seed in comparison.tuning.seeds:
+            settings = comparison.tuning_settings(name, seed, number)
             done = run_one(settings, f"tuning {name} {label} seed {seed}")
             if done is None:
                 return None
             spent += done.rollouts
             scores.setdefault(label, []).append(
-                tuning_score(done.evals, plan.target.metric, plan.tuning.rule, plan.final_window)
+                tuning_score(
+                    done.evals,
+                    comparison.target.metric,
+                    comparison.tuning.rule,
+                    comparison.final_window,
+                )
             )
-    best = max(range(len(tries)), key=lambda i: np.mean(scores[plan.try_label(name, i)]))
+    best = max(range(len(tries)), key=lambda i: np.mean(scores[comparison.try_label(name, i)]))
     entry = {"chosen": tries[best], "rollouts": spent, "scores": scores}
     if any(set(tried) != {"learning_rate"} for tried in tries):
-        entry["tries"] = {plan.try_label(name, i): tried for i, tried in enumerate(tries)}
+        entry["tries"] = {comparison.try_label(name, i): tried for i, tried in enumerate(tries)}
     if "learning_rate" in tries[best]:
         entry["learning_rate"] = tries[best]["learning_rate"]
     return entry

@@ -51,7 +51,7 @@ class EngineSettings:
             )
 
 
-def read_settings(section: Mapping[str, Any] | None) -> EngineSettings:
+def read_engine_settings(section: Mapping[str, Any] | None) -> EngineSettings:
     """The settings from plain values; None gives the defaults.
 
     Raises:

@@ -44,7 +44,7 @@ from dopr.engines.adapter import (
     assemble,
     make_engine_driver,
     make_groups,
-    read_settings,
+    read_engine_settings,
 )
 from dopr.engines.metrics_log import choice_metrics, totals
 from dopr.engines.prompt_pool import prompt_categories
@@ -127,7 +127,7 @@ class DoPRTrainerSync(PPOTrainerSync):
     def __init__(self, config: DictConfig) -> None:
         section = config.get("dopr")
         plain = OmegaConf.to_container(section, resolve=True) if section is not None else None
-        self._settings = read_settings(plain)
+        self._settings = read_engine_settings(plain)
         check_config(config)
         self._chosen = TrainingBatch([], [], {}, {})
         super().__init__(config=config)

@@ -10,7 +10,7 @@ from dopr.core.statistics import finite
 from dopr.offline import bounds, trust_region
 from dopr.offline.best_arm import best_arm
 from dopr.offline.plan_settings import PlanSettings
-from dopr.offline.pool_rates import Pool
+from dopr.offline.pool_rates import PoolRates
 
 _VERDICTS = "independent rollouts, verdicts 0 or 1"
 _OURS = "derived in docs/theory.md"
@@ -42,7 +42,7 @@ class Bound:
 class Situation:
     """What the bounds are evaluated for: a pool, its mean rate p, and the options."""
 
-    pool: Pool
+    pool: PoolRates
     p: float
     target: float
     size: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dopr.core.errors import UserError
-from dopr.offline.pool_rates import Pool
+from dopr.offline.pool_rates import PoolRates
 from dopr.policy.embedder import embedding_reward
 
 
@@ -49,7 +49,7 @@ class PilotSettings:
                 raise UserError(f"the pilot's {name} must be at least 1")
 
 
-def run_pilot(settings: PilotSettings) -> Pool:
+def run_pilot(settings: PilotSettings) -> PoolRates:
     """Roll out a model on a task and count what it solves.
 
     Uncertainty is that of each prompt's posterior; simulated pools as large as the task are drawn
@@ -59,7 +59,7 @@ def run_pilot(settings: PilotSettings) -> Pool:
         UserError: bad settings, or nothing that a plan could be made of.
     """
     settings.check()
-    from dopr.policy.models import best_device, fit_prompts, load_model
+    from dopr.policy.models import best_device, load_model, within_context
     from dopr.rewards import load_reward
     from dopr.runs.evaluation import RIGHT, evaluate
     from dopr.tasks import load_task
@@ -71,7 +71,7 @@ def run_pilot(settings: PilotSettings) -> Pool:
         rng = np.random.default_rng(settings.seed)
         dataset = dataset.select(np.sort(rng.choice(population, settings.prompts, replace=False)))
     model, tokenizer = load_model(settings.model, trust_remote_code=settings.trust_remote_code)
-    dataset = fit_prompts(dataset, model, tokenizer, settings.max_tokens)
+    dataset = within_context(dataset, model, tokenizer, settings.max_tokens)
     result = evaluate(
         model.to(best_device()),
         tokenizer,
@@ -85,7 +85,7 @@ def run_pilot(settings: PilotSettings) -> Pool:
     scored = ~np.isnan(result.rewards)
     right = np.where(scored, result.rewards, -np.inf) >= RIGHT
     solved = int(right.sum())
-    return Pool.of_counts(
+    return PoolRates.of_counts(
         right.sum(axis=1),
         scored.sum(axis=1),
         f"pilot of {len(dataset)} prompts x {settings.rollouts}",

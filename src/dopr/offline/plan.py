@@ -9,7 +9,7 @@ from dopr.core.statistics import finite
 from dopr.offline.bound_registry import Situation, all_bounds, as_records
 from dopr.offline.bounds import Array
 from dopr.offline.plan_settings import PlanSettings
-from dopr.offline.pool_rates import Pool
+from dopr.offline.pool_rates import PoolRates
 from dopr.offline.simulation import Simulated, SimulatedPolicy, run_to_target
 from dopr.offline.trust_region import shared_lower_bound
 from dopr.strategies import Strategy, make_strategy
@@ -26,7 +26,7 @@ _FIRST = 4  # pools after which a strategy that has missed on all of them is giv
 Progress = Callable[[str], None]
 
 
-def make_plan(pool: Pool, options: PlanSettings, progress: Progress = lambda _: None) -> Any:
+def make_plan(pool: PoolRates, options: PlanSettings, progress: Progress = lambda _: None) -> Any:
     """Everything `dopr plan` prints, as plain values.
 
     Args:
@@ -62,7 +62,7 @@ def make_plan(pool: Pool, options: PlanSettings, progress: Progress = lambda _: 
 
 
 def _per_group(
-    pool: Pool, options: PlanSettings, low: float | None, high: float | None
+    pool: PoolRates, options: PlanSettings, low: float | None, high: float | None
 ) -> dict[str, float | None]:
     """G / P with its 95% bounds; the likelier a mixed group, the fewer rollouts."""
     size = options.group_size
@@ -73,7 +73,7 @@ def _per_group(
     }
 
 
-def group_sizes(pool: Pool) -> dict[str, Any]:
+def group_sizes(pool: PoolRates) -> dict[str, Any]:
     """Expected rollouts per informative group of a random prompt, for groups of 2 to 64.
 
     Of two that cost the same the larger is the cheapest. This is always 2 or 3 (docs/theory.md), so
@@ -110,7 +110,7 @@ def planned_strategies(options: PlanSettings, size: int) -> dict[str, Callable[[
 
 
 def simulated_costs(
-    pool: Pool, target: float, size: int, options: PlanSettings, progress: Progress
+    pool: PoolRates, target: float, size: int, options: PlanSettings, progress: Progress
 ) -> dict[str, Any]:
     """Rollouts to the target of each strategy, on the same simulated pools.
 
@@ -144,7 +144,7 @@ def simulated_costs(
 
 
 def _simulate(
-    strategy: Strategy, pool: Pool, target: float, size: int, options: PlanSettings, seed: int
+    strategy: Strategy, pool: PoolRates, target: float, size: int, options: PlanSettings, seed: int
 ) -> Simulated:
     rates = pool.draw(size, np.random.default_rng([seed, 5]))
     policy = SimulatedPolicy(

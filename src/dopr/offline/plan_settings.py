@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from dopr.core.configuration import at_least
 from dopr.core.errors import UserError
 from dopr.offline.bounds import check_rate
-from dopr.offline.pool_rates import Pool
+from dopr.offline.pool_rates import PoolRates
 
 
 @dataclass
@@ -68,7 +68,7 @@ class PlanSettings:
         if not 0 <= self.discount <= 1:
             raise UserError(f"discount is {self.discount:g}; it must lie between 0 and 1")
 
-    def resolved_target(self, pool: Pool) -> float:
+    def resolved_target(self, pool: PoolRates) -> float:
         """The target, checked against the pool.
 
         Raises:
@@ -81,7 +81,7 @@ class PlanSettings:
             )
         return target
 
-    def resolved_size(self, pool: Pool) -> int:
+    def resolved_size(self, pool: PoolRates) -> int:
         """Prompts in the pool.
 
         Raises:

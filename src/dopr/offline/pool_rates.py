@@ -19,7 +19,7 @@ _LIMITS = (1e-2, 1e3)
 
 
 @dataclass(frozen=True)
-class Pool:
+class PoolRates:
     """Posteriors Beta(alpha, beta) over the success rates of some prompts.
 
     Attributes:
@@ -40,7 +40,7 @@ class Pool:
     population: int | None = None
 
     @classmethod
-    def of_rate(cls, rate: float) -> "Pool":
+    def of_rate(cls, rate: float) -> "PoolRates":
         """A pool in which every prompt has this rate.
 
         Raises:
@@ -60,7 +60,7 @@ class Pool:
         resampled: bool = True,
         tokens_to_solution: float | None = None,
         population: int | None = None,
-    ) -> "Pool":
+    ) -> "PoolRates":
         """From how many of its rollouts each prompt solved.
 
         The prior is the Beta distribution under which the counts are likeliest (empirical Bayes).
@@ -92,7 +92,7 @@ class Pool:
         )
 
     @classmethod
-    def of_history(cls, history: History) -> "Pool":
+    def of_history(cls, history: History) -> "PoolRates":
         """From the first epoch of a record: the rates that training begins with.
 
         Raises:

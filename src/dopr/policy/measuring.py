@@ -62,7 +62,7 @@ def _forward(model: Any, ids: list[list[int]], quantity: str) -> NDArray[np.floa
     return torch.exp(-mean).double().cpu().numpy()
 
 
-def answer(
+def measure(
     asked: Measure,
     model: Any,
     tokenizer: Any,

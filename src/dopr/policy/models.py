@@ -91,7 +91,7 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def fit_prompts(
+def within_context(
     dataset: Dataset, model: Any, tokenizer: Any, max_new_tokens: int, overlong: str = "error"
 ) -> Dataset:
     """The dataset without the prompts that leave no room for a completion.

@@ -22,7 +22,7 @@ from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, nam
 from dopr.engines.trl.setup import check_engine, check_saving
 from dopr.engines.trl.trainer import DoPRTrainer
 from dopr.policy.embedder import embedding_reward
-from dopr.policy.models import best_device, fit_prompts, load_model, lora_config
+from dopr.policy.models import best_device, load_model, lora_config, within_context
 from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
 from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
@@ -217,9 +217,9 @@ def load_materials(settings: TrainSettings) -> Materials:
         settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
     )
     limit, overlong = settings.max_completion_length, settings.overlong_prompts
-    dataset = fit_prompts(dataset, model, tokenizer, limit, overlong)
+    dataset = within_context(dataset, model, tokenizer, limit, overlong)
     if eval_dataset is not None:
-        eval_dataset = fit_prompts(eval_dataset, model, tokenizer, limit, overlong)
+        eval_dataset = within_context(eval_dataset, model, tokenizer, limit, overlong)
     return Materials(model, tokenizer, dataset, eval_dataset, rewards)
 
 

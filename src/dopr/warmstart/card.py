@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from dopr.warmstart.habits import HABITS
 
 if TYPE_CHECKING:
-    from dopr.warmstart.curate import CurateConfig
-    from dopr.warmstart.finetune import WarmstartConfig
+    from dopr.warmstart.curate import CurateSettings
+    from dopr.warmstart.finetune import WarmstartSettings
 
 PACKAGES = ("torch", "transformers", "trl", "tokenizers", "reasoning-gym")
 
 _EVAL_ONLY = ("greedy", "careful_forced")
 
 
-def command(config: WarmstartConfig) -> str:
+def command(config: WarmstartSettings) -> str:
     """The command line that makes this model again: every setting that is not the default."""
     words = ["dopr", "warmstart"]
     default, config = type(config)(), public(config)
@@ -38,7 +38,7 @@ def command(config: WarmstartConfig) -> str:
     return " ".join(words)
 
 
-def public(config: WarmstartConfig) -> WarmstartConfig:
+def public(config: WarmstartSettings) -> WarmstartSettings:
     """The settings with names in place of this machine's paths."""
     if config.base is None and config.curate is None:
         return dataclasses.replace(config, output_dir="tiny-reasoner")
@@ -53,7 +53,7 @@ def public(config: WarmstartConfig) -> WarmstartConfig:
     return dataclasses.replace(config, output_dir=name, base=base, curate=curate)
 
 
-def _curate_words(curate: CurateConfig) -> list[str]:
+def _curate_words(curate: CurateSettings) -> list[str]:
     """The settings of the curation that are not the default."""
     default, words = type(curate)(curate.data), []
     for item in dataclasses.fields(curate):
@@ -132,7 +132,9 @@ seconds on {threads} threads. Versions: {versions}. Figures, if measured, are in
 """
 
 
-def _curated_card(config: WarmstartConfig, result: dict[str, Any], versions: dict[str, str]) -> str:
+def _curated_card(
+    config: WarmstartSettings, result: dict[str, Any], versions: dict[str, str]
+) -> str:
     """The card of a model with a base of its own, or with curated solutions."""
     trained_on, rate = "the mixture of habits of dopr's warm start", config.learning_rate
     if config.curate is not None:
@@ -163,7 +165,7 @@ def _curated_card(config: WarmstartConfig, result: dict[str, Any], versions: dic
     )
 
 
-def write_card(folder: Path, config: WarmstartConfig, result: dict[str, Any]) -> None:
+def write_card(folder: Path, config: WarmstartSettings, result: dict[str, Any]) -> None:
     """Write `README.md` and `warmstart.json` (settings and figures) into the model's folder.
 
     Args:
@@ -184,7 +186,9 @@ def write_card(folder: Path, config: WarmstartConfig, result: dict[str, Any]) ->
     path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _habits_card(config: WarmstartConfig, result: dict[str, Any], versions: dict[str, str]) -> str:
+def _habits_card(
+    config: WarmstartSettings, result: dict[str, Any], versions: dict[str, str]
+) -> str:
     total = sum(config.shares.values())
     return _CARD.format(
         parameters=result["parameters"],

@@ -38,7 +38,7 @@ _FOR_SPREAD = 500
 
 
 @dataclass
-class CurateConfig:
+class CurateSettings:
     """Which solutions to keep.
 
     Args:
@@ -106,7 +106,7 @@ class Curation:
     figures: dict[str, Any]
 
 
-def curate(config: CurateConfig) -> Curation:
+def curate(config: CurateSettings) -> Curation:
     """Read, describe, cluster and choose.
 
     Raises:
@@ -256,7 +256,7 @@ def _kmeans(features: Array, count: int, seed: int) -> Ids:
 # -- choosing ------------------------------------------------------------------------------------
 
 
-def choose(features: Array, labels: Ids, prompts: Sequence[Any], config: CurateConfig) -> Ids:
+def choose(features: Array, labels: Ids, prompts: Sequence[Any], config: CurateSettings) -> Ids:
     """Row numbers of the solutions to keep, sorted, shape (size,).
 
     Args:

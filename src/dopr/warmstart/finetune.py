@@ -16,7 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 from dopr.core.errors import UserError
 from dopr.policy.models import load_model
-from dopr.warmstart.curate import CurateConfig, Curation, curate
+from dopr.warmstart.curate import CurateSettings, Curation, curate
 from dopr.warmstart.families import FAMILIES, get_family
 from dopr.warmstart.habits import Habit
 from dopr.warmstart.mixture import make_mixture
@@ -27,7 +27,7 @@ FACTS: dict[Habit, float] = {"careful": 0.5, "guess": 0.15, "sloppy": 0.35}
 
 
 @dataclass
-class WarmstartConfig:
+class WarmstartSettings:
     """What to make and how.
 
     Args:
@@ -55,7 +55,7 @@ class WarmstartConfig:
             the first phase and the settings of size are then left out, and `learning_rate` is
             taken as it is, so give a smaller one.
         curate: solutions to train on instead of the mixture of habits; see
-            `dopr.warmstart.curate.CurateConfig`.
+            `dopr.warmstart.curate.CurateSettings`.
     """
 
     output_dir: str = "runs/tiny-reasoner"
@@ -79,7 +79,7 @@ class WarmstartConfig:
     measure_rollouts: int = 16
     threads: int = 0
     base: str | None = None
-    curate: CurateConfig | None = None
+    curate: CurateSettings | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work.
@@ -113,7 +113,7 @@ class WarmstartConfig:
         }
 
 
-def build_model(config: WarmstartConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def build_model(config: WarmstartSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     """A small Llama with fresh weights, in float32."""
     return LlamaForCausalLM(
         LlamaConfig(
@@ -132,7 +132,7 @@ def build_model(config: WarmstartConfig, tokenizer: PreTrainedTokenizerFast) -> 
     )
 
 
-def _arguments(config: WarmstartConfig, folder: str, steps: int, rate: float) -> SFTConfig:
+def _arguments(config: WarmstartSettings, folder: str, steps: int, rate: float) -> SFTConfig:
     """TRL's settings: one batch a step, so that the loss is a mean over its completion tokens."""
     return SFTConfig(
         output_dir=folder,
@@ -160,7 +160,7 @@ def _arguments(config: WarmstartConfig, folder: str, steps: int, rate: float) ->
 def _finetune(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    config: WarmstartConfig,
+    config: WarmstartSettings,
     rows: list[dict[str, Any]],
     steps: int,
     rate: float,
@@ -177,7 +177,7 @@ def _finetune(
 
 
 def _learn_facts(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: WarmstartConfig
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: WarmstartSettings
 ) -> None:
     """The first phase: both step-by-step forms without a slip."""
     count = config.facts_steps * config.batch_size
@@ -186,7 +186,7 @@ def _learn_facts(
     _finetune(model, tokenizer, config, rows, config.facts_steps, config.learning_rate)
 
 
-def _rows(config: WarmstartConfig) -> tuple[list[dict[str, Any]], Curation | None]:
+def _rows(config: WarmstartSettings) -> tuple[list[dict[str, Any]], Curation | None]:
     """What the second phase trains on, and how it was curated."""
     if config.curate is not None:
         curation = curate(config.curate)
@@ -195,7 +195,7 @@ def _rows(config: WarmstartConfig) -> tuple[list[dict[str, Any]], Curation | Non
     return make_mixture(config.families, count, config.shares, 2 * config.seed), None
 
 
-def run_warmstart(config: WarmstartConfig) -> dict[str, Any]:
+def run_warmstart(config: WarmstartSettings) -> dict[str, Any]:
     """Make a model: data, tokenizer, supervised training, figures, model card.
 
     Args:

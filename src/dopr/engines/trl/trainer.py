@@ -49,7 +49,7 @@ from dopr.engines.trl.setup import check_engine, check_pool, loader_order, loade
 from dopr.policy.decoding import faster_generation
 from dopr.policy.entropies import EntropyTotals, entropy_rows, mean_entropies
 from dopr.policy.final_answers import final_answers
-from dopr.policy.measuring import answer
+from dopr.policy.measuring import measure
 from dopr.policy.sampling import Sampling, weighted_total
 from dopr.strategies import Group, Measure, Request, Strategy
 
@@ -201,7 +201,7 @@ class DoPRTrainer(GRPOTrainer):
             self.top_p,
             seed=self.args.seed + 7919 * self.driver.ledger.step,
         )
-        return answer(
+        return measure(
             asked,
             self.accelerator.unwrap_model(self.model),
             self._tokenizer,

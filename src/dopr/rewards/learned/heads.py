@@ -116,7 +116,7 @@ def fit_bradley_terry(better: NDArray[Any], worse: NDArray[Any], how: Optimisati
     def loss(scores: torch.Tensor) -> torch.Tensor:
         return softplus(scores[pairs:] - scores[:pairs]).mean()
 
-    head = _train(both, mean, scale, loss, how)
+    head = _optimise(both, mean, scale, loss, how)
     return head.shifted(-float(np.median(head.logits(both))))
 
 
@@ -141,7 +141,7 @@ def fit_classifier(
     def loss(scores: torch.Tensor) -> torch.Tensor:
         return binary_cross_entropy_with_logits(scores, target, weight=factors)
 
-    return _train(vectors, mean, scale, loss, how)
+    return _optimise(vectors, mean, scale, loss, how)
 
 
 def _standard(vectors: NDArray[Any]) -> tuple[Array, Array]:
@@ -151,7 +151,7 @@ def _standard(vectors: NDArray[Any]) -> tuple[Array, Array]:
     return values.mean(axis=0), std * np.sqrt(values.shape[1])
 
 
-def _train(
+def _optimise(
     vectors: NDArray[Any],
     mean: Array,
     scale: Array,
