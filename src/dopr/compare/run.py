@@ -172,6 +172,8 @@ def _pool(comparison: Comparison, quiet: bool) -> dict[str, Any] | None:
         batch_size=settings.eval.batch_size,
         seed=settings.eval.seed,
         weights=settings.reward_weights,
+        template_options=settings.template_options,
+        generation_options=settings.generation_options,
     )
     progress.close()
     found["of"] = what

@@ -85,9 +85,11 @@ def _longest(settings: TrainSettings, prompts: Sequence[Any]) -> int:
     from transformers import AutoTokenizer
 
     from dopr.policy.models import resolve_model
-    from dopr.policy.sampling import prompt_token_ids
+    from dopr.policy.prompts import prompt_token_ids
 
     code = settings.trust_remote_code
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(settings.model), trust_remote_code=code)
     wordy = sorted(prompts, key=lambda prompt: -len(str(prompt)))[:_LONGEST]
-    return max(len(ids) for ids in prompt_token_ids(tokenizer, wordy))
+    ids = prompt_token_ids(tokenizer, wordy, settings.template_options)
+    longest = max(map(len, ids))
+    return min(longest, settings.max_prompt_length or longest)

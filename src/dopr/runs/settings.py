@@ -1,6 +1,7 @@
 """What `dopr train` knows: every setting of a run, and the checks that refuse what cannot be."""
 
 import dataclasses
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,9 @@ class TrainSettings:
     Args:
         model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
         dataset: a task or a list of tasks; `dopr tasks` lists them.
-        eval_dataset: held-out tasks to evaluate on, or null.
+        mixing: the shares of several training tasks, one number each, in any unit; as many prompts
+            of each are taken as the scarcest allows. Null takes all of them.
+        eval_dataset: held-out tasks to evaluate on, or null; several are also scored one by one.
         reward: `math`, `exact_match`, `format`, `gym`, `srl`, `rlpt`, `embedding:DIR` (a fitted
             reward model) or `path/to/file.py:name`; several may be given as a list and are added
             up.
@@ -103,8 +106,14 @@ class TrainSettings:
         columns: `{prompt: NAME, answer: NAME}` where the names are not recognised.
         chat: present prompts as chats.
         system_prompt: put before each prompt.
-        overlong_prompts: `error` or `drop` those that leave no room for a completion.
+        max_prompt_length: tokens a prompt may have; null bounds it by the model's context alone.
+        overlong_prompts: what is done with prompts that are longer, or leave no room for a
+            completion: `error`, `drop`, or `truncate` to keep the end of plain text.
         eval: see `EvalSettings`.
+        keep_best: `avg@k` or `pass@k`: the folder `best` holds the model that did best in it so
+            far; null keeps the last model alone.
+        early_stop_evals: end the run after so many evaluations in a row that did not better
+            `keep_best` (`avg@k` where that is null); null never does.
         save_every: steps between checkpoints; 0 saves only at the end.
         save_total_limit: checkpoints kept.
         completions_every: steps between tables of completions; 0 writes none.
@@ -123,6 +132,7 @@ class TrainSettings:
 
     model: str = "tiny-reasoner"
     dataset: str | list[str] | None = None
+    mixing: list[float] | None = None
     eval_dataset: str | list[str] | None = None
     reward: str | list[str] = "math"
     judge: str | None = None
@@ -163,8 +173,11 @@ class TrainSettings:
     columns: dict[str, str] | None = None
     chat: bool = False
     system_prompt: str | None = None
+    max_prompt_length: int | None = None
     overlong_prompts: str = "error"
     eval: EvalSettings = field(default_factory=EvalSettings)
+    keep_best: str | None = None
+    early_stop_evals: int | None = None
     save_every: int = 50
     save_total_limit: int | None = 2
     completions_every: int = 10
@@ -226,6 +239,8 @@ class TrainSettings:
             1,
             "num_iterations",
             "max_completion_length",
+            "max_prompt_length",
+            "early_stop_evals",
             "limit",
             "save_total_limit",
             "threads",
@@ -241,6 +256,7 @@ class TrainSettings:
         if self.learning_rate <= 0 or self.temperature <= 0:
             raise UserError("learning_rate and temperature must be above 0")
         self.eval.check()
+        self._check_best()
         check_discount(self.ledger_discount)
         self._check_trl()
         self._check_objective()
@@ -250,6 +266,16 @@ class TrainSettings:
         make_strategy(
             self.strategy, **{"num_generations": self.num_generations, **self.strategy_args}
         )
+
+    @property
+    def template_options(self) -> dict[str, Any] | None:
+        """What the chat template reads besides the messages: TRL's `chat_template_kwargs`."""
+        return _mapping_of(self.trl, "chat_template_kwargs")
+
+    @property
+    def generation_options(self) -> dict[str, Any] | None:
+        """TRL's `generation_kwargs`."""
+        return _mapping_of(self.trl, "generation_kwargs")
 
     @property
     def limits(self) -> dict[str, float | None]:
@@ -274,6 +300,17 @@ class TrainSettings:
         own = {"loss_type": self.loss_type, "scale_rewards": self.scale_rewards}
         return departures(self.objective, self.trl | own)
 
+    def _check_best(self) -> None:
+        for name in ("keep_best", "early_stop_evals"):
+            if getattr(self, name) is None:
+                continue
+            regular = self.eval.every_rollouts is not None or self.eval.every_steps is not None
+            if not self.eval_dataset or not regular:
+                raise UserError(
+                    f"{name} goes by evaluations during the run; give eval_dataset, and "
+                    "eval.every_rollouts or eval.every_steps"
+                )
+
     def _check_objective(self) -> None:
         check_ibro(self.ibro_coefficient, self.ibro_schedule)
         _ = self.objective_departures  # refuses what contradicts itself
@@ -285,6 +322,7 @@ class TrainSettings:
             )
 
     def _check_trl(self) -> None:
+        _ = self.template_options, self.generation_options  # refuses what is no mapping
         own = {f.name for f in dataclasses.fields(self)} - {"trl", "eval"}
         for key in self.trl:
             if key in own or key in _OWN_NAMES:
@@ -299,6 +337,21 @@ class TrainSettings:
                     raise unknown_name("TRL setting", f"trl.{key}", [f"trl.{k}" for k in known])
 
 
+def _mapping_of(trl: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """One of TRL's settings that are mappings, which may be given as JSON."""
+    value = trl.get(name)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = None
+    if value is None and not trl.get(name):
+        return None
+    if not isinstance(value, dict):
+        raise UserError(f"trl.{name} must be a mapping of options, not {trl[name]!r}")
+    return value
+
+
 _CHOICES = {
     "objective": tuple(OBJECTIVES),
     "ibro_schedule": IBRO_SCHEDULES,
@@ -306,7 +359,8 @@ _CHOICES = {
     "scale_rewards": ("batch", "group", "none"),
     "advantage_estimator": ("dbb", "group", "leave_one_out", "zvp"),
     "empty_update": ("skip", "take"),
-    "overlong_prompts": ("drop", "error"),
+    "overlong_prompts": ("drop", "error", "truncate"),
+    "keep_best": ("avg@k", "pass@k"),
     "vllm_mode": ("colocate", "server"),
     "dtype": ("bfloat16", "float16", "float32"),
 }

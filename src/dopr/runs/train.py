@@ -22,7 +22,8 @@ from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, nam
 from dopr.engines.trl.setup import check_engine, check_saving
 from dopr.engines.trl.trainer import DoPRTrainer
 from dopr.policy.embedder import embedding_reward
-from dopr.policy.models import best_device, load_model, lora_config, within_context
+from dopr.policy.models import best_device, load_model, lora_config
+from dopr.policy.prompts import within_context
 from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
 from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
@@ -202,7 +203,11 @@ def load_materials(settings: TrainSettings) -> Materials:
         )
     assert settings.dataset is not None  # checked
     dataset = load_task(
-        settings.dataset, split=settings.split, limit=settings.limit, **_presentation(settings)
+        settings.dataset,
+        split=settings.split,
+        limit=settings.limit,
+        shares=settings.mixing,
+        **_presentation(settings),
     )
     eval_dataset = None
     if settings.eval_dataset:
@@ -210,17 +215,29 @@ def load_materials(settings: TrainSettings) -> Materials:
             settings.eval_dataset,
             split=settings.eval_split,
             limit=settings.eval.num_prompts,
+            name_sources=isinstance(settings.eval_dataset, list),
             **_presentation(settings),
         )
     check_memory(settings, batch_shape(settings), dataset["prompt"])
     model, tokenizer = load_model(
         settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
     )
-    limit, overlong = settings.max_completion_length, settings.overlong_prompts
-    dataset = within_context(dataset, model, tokenizer, limit, overlong)
+    dataset = _short_enough(dataset, settings, model, tokenizer)
     if eval_dataset is not None:
-        eval_dataset = within_context(eval_dataset, model, tokenizer, limit, overlong)
+        eval_dataset = _short_enough(eval_dataset, settings, model, tokenizer)
     return Materials(model, tokenizer, dataset, eval_dataset, rewards)
+
+
+def _short_enough(dataset: Dataset, settings: TrainSettings, model: Any, tokenizer: Any) -> Dataset:
+    return within_context(
+        dataset,
+        model,
+        tokenizer,
+        settings.max_completion_length,
+        settings.overlong_prompts,
+        max_prompt_length=settings.max_prompt_length,
+        template_options=settings.template_options,
+    )
 
 
 def _presentation(settings: TrainSettings) -> dict[str, Any]:
@@ -335,6 +352,8 @@ def _evaluator(
             batch_size=how.batch_size,
             seed=how.seed,
             weights=settings.reward_weights,
+            template_options=settings.template_options,
+            generation_options=settings.generation_options,
         ).summary
 
     return run
