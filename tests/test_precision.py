@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2
 from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer
-from dopr.policy.decoding import decoding_loop, is_supported
+from dopr.policy.generation import decoding_loop, is_supported
 from dopr.policy.sampling import Sampling, generate
 from dopr.runs.evaluation import evaluate
 from tiny import ALPHABET, digits_reward, make_dataset, make_model, make_tokenizer

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from dopr.core.errors import UserError
-from dopr.policy.decoding import decoding_loop
 from dopr.policy.ends import Ends
+from dopr.policy.generation import decoding_loop
 from dopr.policy.prompts import prompt_token_ids
 
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids")
@@ -123,7 +123,7 @@ def generate(
                 input_ids=inputs.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
-                custom_generate=decoding_loop(model),
+                custom_generate=decoding_loop(model, config=config),
                 **({"tokenizer": tokenizer} if ends.strings else {}),
             )
             for row, ids in zip(batch, output[:, inputs.size(1) :].tolist(), strict=True):

@@ -46,9 +46,9 @@ from dopr.engines.trl.rounds import (
 )
 from dopr.engines.trl.schedule import run_over_rollouts, share_over
 from dopr.engines.trl.setup import check_engine, check_pool, loader_order, loader_rows, make_driver
-from dopr.policy.decoding import faster_generation
 from dopr.policy.entropies import EntropyTotals, entropy_rows, mean_entropies
 from dopr.policy.final_answers import final_answers
+from dopr.policy.generation import faster_generation
 from dopr.policy.measuring import measure
 from dopr.policy.sampling import Sampling, weighted_total
 from dopr.strategies import Group, Measure, Request, Strategy
