@@ -34,6 +34,7 @@ class Ends:
         marks = _listed(options.get("eos_token_id")) or usual
         marks += _listed(options.get("stop_token_ids"))
         strings = _listed(options.get("stop_strings")) + _listed(options.get("stop"))
+        strings = strings or _listed(getattr(config, "stop_strings", None))
         present = dict.fromkeys(mark for mark in marks if mark is not None)
         return cls(tuple(present), tuple(dict.fromkeys(strings)))
 

@@ -111,6 +111,10 @@ def generate(
     rows = [i * k + j for i in order for j in range(k)]
     result: list[list[int]] = [[] for _ in rows]
     config = _generation_config(tokenizer, sampling, ends)
+    # With a loop of someone else's the library loses the tokenizer that stop strings need.
+    how: dict[str, Any] = {"tokenizer": tokenizer}
+    if not ends.strings:
+        how = {"custom_generate": decoding_loop(model, config=config)}
     training = model.training
     model.eval()
     try:
@@ -123,8 +127,7 @@ def generate(
                 input_ids=inputs.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
-                custom_generate=decoding_loop(model, config=config),
-                **({"tokenizer": tokenizer} if ends.strings else {}),
+                **how,
             )
             for row, ids in zip(batch, output[:, inputs.size(1) :].tolist(), strict=True):
                 result[row] = ends.cut(ids, tokenizer)
