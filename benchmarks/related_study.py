@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from dopr.core.files import write_atomically
+from dopr.core.statistics import middle, resampled
 from dopr.policy.models import load_model
 from dopr.rewards import load_reward
 from dopr.runs.evaluation import evaluate
@@ -105,10 +106,9 @@ def read(folder: Path) -> list[list[float]]:
 
 def interval(values: list[float]) -> dict[str, Any]:
     """Median with its 95% bootstrap interval over seeds, and the values."""
-    drawn = np.random.default_rng(0).choice(values, (4000, len(values)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
-    median = float(np.median(values))
-    return {"median": median, "low": float(low), "high": float(high), "values": values}
+    drawn = resampled(np.array(values), np.median, np.random.default_rng(0), 4000)
+    low, high = middle(drawn)
+    return {"median": float(np.median(values)), "low": low, "high": high, "values": values}
 
 
 def final(curve: list[list[float]]) -> float:

@@ -10,9 +10,10 @@ import pytest
 
 import dopr.report as report
 from dopr.core.errors import UserError
+from dopr.core.json_lines import read_steps
 from dopr.report import script_json, write_report
 from dopr.report.completions import message_text, pick_evenly
-from dopr.report.data import read_jsonl, read_source
+from dopr.report.data import read_source
 from dopr.report.figures import bin_mean, median_curve
 from dopr.report.summary import conclusion
 from report_fixtures import HOSTILE, Page, comparison, make_comparison, make_run, write_jsonl
@@ -194,7 +195,7 @@ def test_repeated_steps_are_merged(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 2, "a": 1}\nbroken\n{"step": 1}\n{"step": 2, "a": null, "b": 3}\n')
     notes: list[str] = []
-    assert read_jsonl(path, notes) == [{"step": 1}, {"step": 2, "a": 1, "b": 3}]
+    assert read_steps(path, notes) == [{"step": 1}, {"step": 2, "a": 1, "b": 3}]
     assert notes == ["1 line(s) of metrics.jsonl could not be read and were left out."]
 
 

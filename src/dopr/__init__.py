@@ -1,11 +1,6 @@
 """dopr: reinforcement learning with verifiable rewards for a fraction of the rollouts."""
 
-import os
 from typing import TYPE_CHECKING, Any
-
-# Before NumPy is loaded: the strategies' linear algebra is small, and threads for it would only get
-# in the way of torch's. What the user has set stays.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from dopr.core.errors import UserError
 from dopr.strategies import (

@@ -26,6 +26,11 @@ from dopr.cli import (
 )
 from dopr.core.errors import UserError
 
+# Packages that come with dopr, but that not every command needs.
+_BROUGHT = (
+    *("accelerate", "datasets", "jinja2", "math_verify", "pandas", "pyarrow", "reasoning_gym"),
+    *("rich", "safetensors", "scipy", "torch", "transformers", "trl", "yaml"),
+)
 _COMMANDS = (train, compare, evaluate, replay, plan, report, tasks, strategies, warmstart, rewards)
 
 
@@ -37,8 +42,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(arguments.run(arguments, overrides) or 0)
     except UserError as error:
         return _complain(str(error), 2)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _BROUGHT:
+            raise
+        return _complain(
+            f"this command needs the package {package}, which is not installed; "
+            "`pip install dopr` brings it",
+            2,
+        )
     except OSError as error:
-        from dopr.runs.train import is_disk_error
+        from dopr.runs.run_dir import is_disk_error
 
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
-import yaml
-
 from dopr.core.errors import UserError, unknown_name
 
 T = TypeVar("T")
@@ -29,6 +27,22 @@ def at_least(settings: Any, lowest: int, *names: str) -> None:
             raise UserError(f"{name} is {value}; it must be at least {lowest}")
 
 
+def check_choices(settings: Any, cls: type) -> None:
+    """Refuse words that a setting does not know: each field's `choices` stand in its metadata.
+
+    Args:
+        settings: the object.
+        cls: whose fields are looked at, the object's class or a base of it.
+
+    Raises:
+        UserError: naming the setting and the nearest word it knows.
+    """
+    for spec in dataclasses.fields(cls):
+        value, known = getattr(settings, spec.name), spec.metadata.get("choices")
+        if known is not None and isinstance(value, str) and value not in known:
+            raise unknown_name(spec.name, value, known)
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 
@@ -38,6 +52,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     if not file.is_file():
         raise UserError(f"there is no configuration file {str(path)!r}; check --config")
+    import yaml  # here: what builds settings from plain values alone needs no YAML
+
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -55,6 +71,8 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: a value is missing or something does not begin with `--`.
     """
+    import yaml
+
     found: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -137,6 +155,8 @@ def to_mapping(settings: Any) -> dict[str, Any]:
 
 def to_yaml(mapping: Mapping[str, Any]) -> str:
     """Plain values as YAML, in the order given."""
+    import yaml
+
     return yaml.safe_dump(_copy(mapping), sort_keys=False, allow_unicode=True, width=100)
 
 

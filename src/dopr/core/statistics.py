@@ -7,6 +7,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 10_000
+_AT_ONCE = 4_000_000  # values drawn at a time, so that memory stays small
+
+
+def resampled(
+    values: NDArray[np.float64],
+    statistic: Callable[..., NDArray[np.float64]],
+    rng: np.random.Generator,
+    resamples: int,
+) -> NDArray[np.float64]:
+    """The bootstrap: a statistic of samples drawn from the values with replacement.
+
+    Args:
+        values: shape (n,), n >= 1.
+        statistic: takes an array and `axis`.
+
+    Returns:
+        Shape (resamples,).
+    """
+    n = len(values)
+    chunk = max(1, _AT_ONCE // n)
+    return np.concatenate(
+        [
+            statistic(values[rng.integers(0, n, size=(min(chunk, resamples - start), n))], axis=1)
+            for start in range(0, resamples, chunk)
+        ]
+    )
 
 
 def interval(
@@ -22,11 +48,23 @@ def interval(
     if not len(values):
         return None, None
     rng = np.random.default_rng([seed, len(values)])
-    drawn = values[rng.integers(0, len(values), size=(RESAMPLES, len(values)))]
-    results = np.sort(statistic(drawn, axis=1))
+    results = np.sort(resampled(values, statistic, rng, RESAMPLES))
     # Order statistics, not interpolated: infinities stay what they are.
     low, high = results[int(0.025 * RESAMPLES)], results[int(np.ceil(0.975 * RESAMPLES)) - 1]
     return finite(low), finite(high)
+
+
+def mean_interval(
+    values: NDArray[np.float64], rng: np.random.Generator, resamples: int
+) -> tuple[float, float]:
+    """95% bootstrap bounds of the mean of finite values, shape (n,), n >= 1."""
+    return middle(resampled(values, np.mean, rng, resamples))
+
+
+def middle(draws: NDArray[np.float64]) -> tuple[float, float]:
+    """The bounds between which the middle 95% of finite draws lie, interpolated."""
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def finite(value: float | None) -> float | None:

@@ -174,11 +174,11 @@ def _read_ledger(path: Path) -> _Record:
 
 def _read_run(path: Path) -> _Record:
     from dopr.core.configuration import load_yaml
-    from dopr.report.data import read_jsonl
+    from dopr.core.json_lines import read_steps
 
     notes: list[str] = []
     visits: dict[str, list[Any]] = {}
-    for row in read_jsonl(path / "metrics.jsonl", notes):
+    for row in read_steps(path / "metrics.jsonl", notes):
         names, rates = row.get("select/prompt_ids"), row.get("select/success")
         if isinstance(names, list) and isinstance(rates, list):
             for name, rate in zip(names, rates, strict=False):

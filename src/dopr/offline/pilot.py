@@ -7,7 +7,6 @@ import numpy as np
 
 from dopr.core.errors import UserError
 from dopr.offline.pool_rates import PoolRates
-from dopr.policy.embedder import embedding_reward
 
 
 @dataclass
@@ -59,6 +58,7 @@ def run_pilot(settings: PilotSettings) -> PoolRates:
         UserError: bad settings, or nothing that a plan could be made of.
     """
     settings.check()
+    from dopr.policy.embedder import embedding_reward
     from dopr.policy.models import best_device, load_model
     from dopr.policy.prompts import within_context
     from dopr.rewards import load_reward

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.special import betaln
 
 from dopr.core.errors import UserError
+from dopr.core.statistics import mean_interval, middle
 from dopr.offline.bounds import Array, check_rate
 from dopr.offline.histories import History
 
@@ -147,14 +148,9 @@ class PoolRates:
             return None, None
         rng = np.random.default_rng([seed, 3])
         if self.resampled:
-            values = self.informative(group_size)
-            rows = rng.integers(0, self.size, size=(_DRAWS, self.size))
-            means = values[rows].mean(axis=1)
-        else:
-            rates = rng.beta(self.alpha, self.beta, size=(_DRAWS, self.size))
-            means = (1 - rates**group_size - (1 - rates) ** group_size).mean(axis=1)
-        low, high = np.quantile(means, [0.025, 0.975])
-        return float(low), float(high)
+            return mean_interval(self.informative(group_size), rng, _DRAWS)
+        rates = rng.beta(self.alpha, self.beta, size=(_DRAWS, self.size))
+        return middle((1 - rates**group_size - (1 - rates) ** group_size).mean(axis=1))
 
     def draw(self, size: int | None, rng: np.random.Generator) -> Array:
         """Success rates of one pool that may be the real one, shape (size,)."""

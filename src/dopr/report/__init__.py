@@ -7,8 +7,6 @@ as text, and a content security policy allows no script but the page's own.
 import base64
 import hashlib
 import json
-import os
-import tempfile
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import jinja2
 
 from dopr.core.errors import UserError
+from dopr.core.files import write_atomically
 from dopr.report.completions import TEXT_LIMIT, Interner, completion_table
 from dopr.report.data import Source, read_source, section
 from dopr.report.figures import payload
@@ -61,7 +60,11 @@ def write_report(run_dir: Path, output: Path | None = None, reload_s: int | None
     while len(page) > SIZE_LIMIT and share > 0.01:
         share /= 2
         page = _render(source, share, reload_s)
-    _write_atomically(target, page)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(target, page)
+    except OSError as error:
+        raise UserError(f"cannot write the report to {str(target)!r}: {error.strerror}") from error
     return target
 
 
@@ -128,25 +131,3 @@ def _environment() -> jinja2.Environment:
 def _asset(name: str) -> str:
     """The text of a file of this package."""
     return resources.files(__name__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file by way of a temporary one beside it.
-
-    Raises:
-        UserError: the file cannot be written there.
-    """
-    name: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".report-", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, path)
-    except OSError as error:
-        if name is not None:
-            Path(name).unlink(missing_ok=True)
-        raise UserError(f"cannot write the report to {str(path)!r}: {error.strerror}") from error

@@ -16,7 +16,7 @@ import pandas as pd
 import yaml
 
 from dopr.core.errors import UserError
-from dopr.core.json_lines import NewLines
+from dopr.core.json_lines import read_lines, read_steps
 from dopr.runs.alarms import WARNINGS_FILE, find_alarms
 
 Record = dict[str, Any]
@@ -101,43 +101,6 @@ def section(record: Any, key: str) -> Record:
     return value if isinstance(value, dict) else {}
 
 
-def read_jsonl(path: Path, notes: list[str]) -> list[Record]:
-    """The objects of a JSONL file, merged by step and sorted by it.
-
-    A step that was logged twice (a resumed run, or two log calls) becomes one record in which the
-    later values win. A last line without its newline is a run in progress and passes silently;
-    any other line that is not an object is left out and counted in `notes`.
-    """
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        notes.append(f"{path.name} could not be read ({error.strerror}).")
-        return []
-    by_step: dict[int, Record] = {}
-    bad = 0
-    *lines, tail = text.split("\n")
-    for line, complete in [*((line, True) for line in lines), (tail, False)]:
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            bad += complete
-            continue
-        if not isinstance(record, dict):
-            bad += complete
-            continue
-        step = number(record.get("step"))
-        key = int(step) if step is not None else max(by_step, default=-1) + 1
-        present = {name: value for name, value in record.items() if value is not None}
-        by_step.setdefault(key, {}).update(present, step=key)
-    if bad:
-        notes.append(f"{bad} line(s) of {path.name} could not be read and were left out.")
-    return [by_step[step] for step in sorted(by_step)]
-
-
 def _read_object(path: Path, notes: list[str]) -> Record:
     """The object in a JSON file; empty, with a note, if there is a file that cannot be read."""
     if not path.exists():
@@ -211,8 +174,8 @@ def _read_run(path: Path, strategy: str, seed: str, notes: list[str]) -> Run:
         path=path,
         completions=path / "completions",
         config=config,
-        metrics=read_jsonl(path / "metrics.jsonl", own),
-        evals=read_jsonl(path / "eval.jsonl", own),
+        metrics=read_steps(path / "metrics.jsonl", own),
+        evals=read_steps(path / "eval.jsonl", own),
         ledger=_read_ledger(path / "ledger.parquet", own),
     )
     run.alarms = _alarms(path / WARNINGS_FILE, run)
@@ -223,7 +186,7 @@ def _read_run(path: Path, strategy: str, seed: str, notes: list[str]) -> Run:
 def _alarms(path: Path, run: Run) -> list[Record]:
     """What the run was warned of; worked out from its rows where it was not watched."""
     if path.exists():
-        return [{"message": "", "step": "?", "name": ""} | row for row in NewLines(path).read()]
+        return [{"message": "", "step": "?", "name": ""} | row for row in read_lines(path)]
     return [asdict(alarm) for alarm in find_alarms(run.metrics, run.evals)]
 
 

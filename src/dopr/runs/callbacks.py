@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from dopr.core.files import replacing
 from dopr.core.json_lines import append_line, read_lines
 from dopr.core.ledger import Ledger
 from dopr.runs.progress import Progress
@@ -183,6 +184,5 @@ def write_ledger(trainer: Any, run_dir: Path) -> None:
             "tokens": ledger.tokens,
         }
     )
-    partial = run_dir / "ledger.parquet.partial"
-    pq.write_table(table, partial)
-    partial.replace(run_dir / "ledger.parquet")
+    with replacing(run_dir / "ledger.parquet") as partial:
+        pq.write_table(table, partial)

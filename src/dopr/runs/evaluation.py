@@ -14,6 +14,7 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
+from dopr.core.statistics import mean_interval
 from dopr.core.strategy import REWARD_TOLERANCE
 from dopr.policy.sampling import Reward, Sampling, sample_rewards
 
@@ -162,17 +163,9 @@ def bootstrap_mean(
     values: NDArray[np.float64], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float | None, float | None]:
     """95% bounds of the mean of `values`, shape (n,), by resampling them; null when n is 0."""
-    n = len(values)
-    if n == 0:
+    if not len(values):
         return None, None
-    rng = np.random.default_rng([seed, n])
-    chunk = max(1, 4_000_000 // n)
-    means = [
-        values[rng.integers(0, n, size=(min(chunk, resamples - start), n))].mean(axis=1)
-        for start in range(0, resamples, chunk)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
-    return float(low), float(high)
+    return mean_interval(values, np.random.default_rng([seed, len(values)]), resamples)
 
 
 def measure_signal_rate(

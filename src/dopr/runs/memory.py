@@ -1,5 +1,6 @@
 """Whether a run fits this machine, told before its weights are loaded."""
 
+import heapq
 import logging
 import os
 from collections.abc import Sequence
@@ -89,7 +90,7 @@ def _longest(settings: TrainSettings, prompts: Sequence[Any]) -> int:
 
     code = settings.trust_remote_code
     tokenizer = AutoTokenizer.from_pretrained(resolve_model(settings.model), trust_remote_code=code)
-    wordy = sorted(prompts, key=lambda prompt: -len(str(prompt)))[:_LONGEST]
+    wordy = heapq.nlargest(_LONGEST, prompts, key=lambda prompt: len(str(prompt)))
     ids = prompt_token_ids(tokenizer, wordy, settings.template_options)
     longest = max(map(len, ids))
     return min(longest, settings.max_prompt_length or longest)

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from dopr.core.json_lines import NewLines, append_line
+from dopr.core.json_lines import NewLines, append_line, read_lines
 from dopr.runs.alarms import WARNINGS_FILE, Alarm, Thresholds, Watch
 
 
@@ -31,7 +31,7 @@ class AlarmCallback(TrainerCallback):
         thresholds: Thresholds | None = None,
     ) -> None:
         self._file, self._say = run_dir / WARNINGS_FILE, say
-        given = {str(row.get("name")) for row in NewLines(self._file).read()}
+        given = {str(row.get("name")) for row in read_lines(self._file)}
         self._watch = Watch(thresholds or Thresholds(), given=given)
         self._metrics = NewLines(run_dir / "metrics.jsonl")
         self._evals = NewLines(run_dir / "eval.jsonl")

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from dopr.core.errors import UserError
-from dopr.core.files import write_atomically
+from dopr.core.files import replacing, write_atomically
 from dopr.policy.embedder import Embedder, Vectors
 from dopr.policy.models import resolve_model
 from dopr.runs.reward_model.data import prompt_key
@@ -114,7 +114,6 @@ def _read(home: Path) -> tuple[list[str], Vectors]:
 
 def _write(home: Path, vectors: Vectors, manifest: dict[str, Any]) -> None:
     home.mkdir(parents=True, exist_ok=True)
-    fresh = home / f"{_VECTORS}.new"
-    save_file({"vectors": np.ascontiguousarray(vectors)}, fresh)
-    fresh.replace(home / _VECTORS)
+    with replacing(home / _VECTORS) as partial:
+        save_file({"vectors": np.ascontiguousarray(vectors)}, partial)
     write_atomically(home / _MANIFEST, json.dumps(manifest))

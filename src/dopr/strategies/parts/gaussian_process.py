@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr.strategies.parts.one_thread import on_one_thread
+
 Array = NDArray[np.float64]
 
 # Added to the kernel's diagonal: two prompts may have the same embedding.
@@ -22,6 +24,7 @@ def median_squared_length(distances: Array) -> float:
     return median if median > 0 else 1.0
 
 
+@on_one_thread
 def posterior(
     queries: Array,
     known: Array,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dopr.core.strategy import Measure, Strategy
 from dopr.core.stream import PromptStream
+from dopr.strategies.parts.one_thread import on_one_thread
 from dopr.strategies.parts.posterior import sized
 
 # A feature that (almost) never varies says nothing; dividing by less would blow up its noise.
@@ -91,11 +92,13 @@ class LinearHead:
     weights: Array
     intercept: float
 
+    @on_one_thread
     def predict(self, features: Array) -> Array:
         """Success rates in [0, 1], shape (k,), for features of shape (k, width)."""
         return np.clip(features @ self.weights + self.intercept, 0.0, 1.0)
 
 
+@on_one_thread
 def fit_linear_head(features: Array, targets: Array, penalty: float) -> LinearHead:
     """Ridge regression with a free intercept, solved over the samples (width may be thousands).
 
@@ -113,6 +116,7 @@ def fit_linear_head(features: Array, targets: Array, penalty: float) -> LinearHe
     return LinearHead(weights, mean - float(center @ weights))
 
 
+@on_one_thread
 def attend(queries: Array, references: Array, values: Array, temperature: float) -> Array:
     """Attention-weighted mean of the references' values, shape (k,).
 
