@@ -23,7 +23,7 @@ from dopr.core.advantages import compute_advantages
 from dopr.core.driver import StepOutcome
 from dopr.core.stream import OfferedStream
 from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
-from dopr.engines.prompt_pool import prompt_names
+from dopr.engines.prompt_pool import moves_since, pool_state, prompt_names
 from dopr.engines.trl import checkpoints, rollout_tensors
 from dopr.engines.trl.completion_table import clear_table, correct_advantages
 from dopr.engines.trl.micro_batches import (
@@ -375,7 +375,8 @@ class DoPRTrainer(GRPOTrainer):
         run_dir = self._get_output_dir(trial=trial)
         folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
-        checkpoints.save_state(folder, state)
+        pool = pool_state(self.prompt_names, self.driver.stream)
+        checkpoints.save_state(folder, state | {"pool": pool})
         checkpoints.write_manifest(folder)
         rotate_checkpoints(
             output_dir=run_dir,
@@ -398,7 +399,8 @@ class DoPRTrainer(GRPOTrainer):
 
     def _restore_driver(self, folder: Path) -> None:
         state, device = checkpoints.load_state(folder), self.accelerator.device
-        self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device))
+        moves = moves_since(state.get("pool"), self.prompt_names, self.driver.stream)
+        self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device), moves)
         self.training_seconds = state["training_seconds"]
         if self.accelerator.is_main_process:
             self._step_log.resume(self.state.global_step)
