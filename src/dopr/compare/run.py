@@ -101,6 +101,11 @@ def run_training(settings: TrainSettings, label: str, quiet: bool) -> TrainResul
         UserError: the folder holds a run of other settings, or the run ended before its budget.
     """
     _refuse_other_settings(settings)
+    if settings.early_stop_evals is not None:
+        raise UserError(
+            "early_stop_evals ends runs before their budget, and a comparison is of equal budgets; "
+            "leave it out"
+        )
     result = train(settings, resume=True, quiet=quiet, label=label)
     gc.collect()
     if not result.finished:

@@ -81,11 +81,20 @@ def _is_known(layer: Any, parts: tuple[str, str, str]) -> bool:
     modules = (layer, getattr(layer, "self_attn", None), getattr(layer, "mlp", None))
     return all(
         type(module).__name__ == name
-        and not module._forward_hooks
+        and not any(map(_changes_something, module._forward_hooks.values()))
         and not module._forward_pre_hooks
         and "forward" not in vars(module)
         for module, name in zip(modules, parts, strict=True)
     )
+
+
+def _changes_something(hook: Any) -> bool:
+    """Whether a hook is of anyone's but the library's own.
+
+    That one stays on a model once its hidden states were asked for (as prompts' embeddings are) and
+    notes them where they are asked for again, which they are not while tokens are sampled.
+    """
+    return not str(getattr(hook, "__module__", "")).startswith("transformers.utils.")
 
 
 def decoding_loop(

@@ -82,9 +82,8 @@ def load_model(
     adapter = is_adapter(path)
     options = {"dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
     try:
-        source = path
-        if adapter and not (Path(path) / "tokenizer_config.json").is_file():
-            source = json.loads((Path(path) / ADAPTER_FILE).read_text())["base_model_name_or_path"]
+        has_tokenizer = (Path(path) / "tokenizer_config.json").is_file()
+        source = base_model(path) if adapter and not has_tokenizer else path
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
         if adapter:
             model = _load_adapter(path, options)
@@ -101,6 +100,17 @@ def is_adapter(name: str) -> bool:
     """Whether a model is a folder with a LoRA adapter alone."""
     folder = Path(name).expanduser()
     return (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file()
+
+
+def base_model(name: str) -> str:
+    """The model that an adapter was trained on; any other model is its own."""
+    if not is_adapter(name):
+        return name
+    file = Path(name).expanduser() / ADAPTER_FILE
+    try:
+        return str(json.loads(file.read_text())["base_model_name_or_path"])
+    except (json.JSONDecodeError, KeyError):
+        raise UserError(f"{str(file)!r} names no base model; is it peft's?") from None
 
 
 def _load_adapter(path: str, options: dict[str, Any]) -> Any:

@@ -23,10 +23,11 @@ from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, nam
 from dopr.engines.trl.setup import check_engine, check_saving
 from dopr.engines.trl.trainer import DoPRTrainer
 from dopr.policy.embedder import embedding_reward
-from dopr.policy.models import best_device, load_model, lora_config
+from dopr.policy.models import best_device, is_adapter, load_model, lora_config
 from dopr.policy.prompts import within_context
 from dopr.rewards import load_reward
 from dopr.rewards.noisy import flip_verdicts
+from dopr.runs.best import has_stopped_improving
 from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
 from dopr.runs.evaluation import evaluate
 from dopr.runs.memory import check_memory
@@ -52,7 +53,9 @@ class TrainResult:
         steps, rollouts, generated_tokens: totals.
         training_seconds: evaluation and saving left out.
         informative_groups, groups: how many groups had reward variance, of how many.
-        finished: the budget is spent; False when it was stopped.
+        finished: the budget is spent, or evaluations had stopped getting better; False when it was
+            stopped.
+        stopped_early: evaluations had stopped getting better.
         signal: number of the signal that stopped it.
         resumed_from: the checkpoint's step, or None.
         evals: the lines of eval.jsonl.
@@ -66,6 +69,7 @@ class TrainResult:
     informative_groups: int = 0
     groups: int = 0
     finished: bool = True
+    stopped_early: bool = False
     signal: int | None = None
     resumed_from: int | None = None
     evals: list[dict[str, Any]] = field(default_factory=list)
@@ -132,7 +136,9 @@ def train(
                     trainer.train(resume_from_checkpoint=str(found) if found else None)
                 result = _result(run_dir, trainer, step_of(found) if found else None)
                 result.signal = interrupt.received
-                result.finished = result.signal is None or settings.is_spent(asdict(result))
+                spent = settings.is_spent(asdict(result))
+                result.stopped_early = not spent and _has_stopped_improving(settings)
+                result.finished = result.signal is None or spent or result.stopped_early
                 _finish(result, trainer, materials)
     finally:
         progress.close()
@@ -154,19 +160,28 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
     if not file.is_file():
         return None
     done = json.loads(file.read_text())
-    if not settings.is_spent(done):
+    spent = settings.is_spent(done)
+    stopped = not spent and _has_stopped_improving(settings)
+    if not (spent or stopped):
         return None
     known = {
         key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
     }
-    return TrainResult(run_dir, **known, evals=read_lines(run_dir / "eval.jsonl"))
+    evals = read_lines(run_dir / "eval.jsonl")
+    return TrainResult(run_dir, **known, stopped_early=stopped, evals=evals)
+
+
+def _has_stopped_improving(settings: TrainSettings) -> bool:
+    evals = read_lines(Path(settings.output_dir) / "eval.jsonl")
+    return has_stopped_improving(evals, settings.keep_best, settings.early_stop_evals)
 
 
 def _nothing_is_left(found: Path, settings: TrainSettings) -> bool:
     """Whether the run was stopped between its last step and its end."""
     state = checkpoints.load_state(found)
     totals = state["spent"] | {key: state[key] for key in ("training_seconds",)}
-    return settings.is_spent(totals | {"steps": step_of(found)})
+    spent = settings.is_spent(totals | {"steps": step_of(found)})
+    return spent or _has_stopped_improving(settings)
 
 
 # -- what a run is made of -------------------------------------------------------------------
@@ -191,6 +206,11 @@ def load_materials(settings: TrainSettings) -> Materials:
     if settings.reward_weights is not None and len(settings.reward_weights) != len(rewards):
         raise UserError(
             f"reward_weights has {len(settings.reward_weights)} numbers for {len(rewards)} rewards"
+        )
+    if settings.lora is not None and is_adapter(settings.model):
+        raise UserError(
+            f"model {settings.model!r} is a LoRA adapter, and its own weights are trained on; "
+            "leave `lora` out, or merge the adapter into its model first"
         )
     assert settings.dataset is not None  # checked
     dataset = load_task(
