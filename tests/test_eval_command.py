@@ -121,6 +121,7 @@ def test_a_model_is_read_in_the_precision_asked_for(
         (["--dtype", "float46"], "did you mean 'float16'"),
         (["--overlong-prompts", "drip"], "did you mean 'drop'"),
         (["--chat-template-kwargs", "no"], "is no mapping"),
+        (["--columns", "{prompt: questoin}"], "did you mean 'question'"),
         (["--limit", "0"], "--limit must be at least 1"),
     ],
 )

@@ -30,6 +30,11 @@ def add_command(add: AddCommand) -> None:
     command.add_argument(
         "--dataset", action="append", required=True, help="a task; may be repeated"
     )
+    command.add_argument(
+        "--columns",
+        metavar="MAPPING",
+        help="where the names are not recognised: '{prompt: NAME, answer: NAME}'",
+    )
     command.add_argument("--reward", action="append", help="a reward (default: math)")
     command.add_argument("--k", type=int, default=1, help="samples a prompt (default: 1)")
     command.add_argument("--limit", type=int, help="at most so many prompts")
@@ -63,7 +68,9 @@ def add_command(add: AddCommand) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Do what the command line asks for; returns the exit status."""
-    template_options = _check(arguments)
+    _check(arguments)
+    template_options = _mapping(arguments, "chat_template_kwargs")
+    columns = _mapping(arguments, "columns")
     from dopr.policy.embedder import embedding_reward
     from dopr.rewards import load_reward
     from dopr.tasks import load_task
@@ -76,6 +83,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         arguments.dataset,
         split=arguments.split,
         limit=arguments.limit,
+        columns=columns,
         chat=arguments.chat,
         system_prompt=arguments.system_prompt,
         name_sources=len(arguments.dataset) > 1,
@@ -100,9 +108,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Refuse what cannot be, before anything is loaded; the options of the chat template."""
-    from dopr.core.configuration import parse_overrides
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what cannot be, before anything is loaded."""
     from dopr.core.errors import unknown_name
 
     for name, lowest in (
@@ -124,15 +131,23 @@ def _check(arguments: argparse.Namespace) -> dict[str, Any] | None:
             raise UserError(f"--save {arguments.save!r} must end in {' or '.join(_SUFFIXES)}")
         if not file.parent.is_dir():
             raise UserError(f"there is no folder {str(file.parent)!r} for --save; make it first")
-    if arguments.chat_template_kwargs is None:
-        return None
-    options = parse_overrides([f"--value={arguments.chat_template_kwargs}"])["value"]
-    if not isinstance(options, dict):
+
+
+def _mapping(arguments: argparse.Namespace, name: str) -> dict[str, Any] | None:
+    """An option that is a mapping, written as YAML.
+
+    Raises:
+        UserError: it is something else.
+    """
+    from dopr.core.configuration import parse_overrides
+
+    text = getattr(arguments, name)
+    value = None if text is None else parse_overrides([f"--value={text}"])["value"]
+    if text is not None and not isinstance(value, dict):
         raise UserError(
-            f"--chat-template-kwargs {arguments.chat_template_kwargs!r} is no mapping; write it as "
-            "'{name: value}'"
+            f"--{name.replace('_', '-')} {text!r} is no mapping; write it as '{{name: value}}'"
         )
-    return options
+    return value
 
 
 def _evaluate(

@@ -22,9 +22,10 @@ from dopr.core.errors import UserError
 from dopr.core.files import write_atomically
 from dopr.policy.models import best_device
 from dopr.runs.evaluation import measure_signal_rate
+from dopr.runs.materials import load_materials
 from dopr.runs.progress import Goal, Progress
 from dopr.runs.settings import TrainSettings
-from dopr.runs.train import TrainResult, load_materials, train
+from dopr.runs.train import TrainResult, train
 
 _PACKAGES = ("dopr", "torch", "transformers", "trl", "reasoning-gym", "numpy")
 # Settings that may change between two calls without making the runs another comparison.
