@@ -229,3 +229,40 @@ def test_each_evaluation_set_is_scored_by_itself(tmp_path: Path, tiny_model_dir:
     assert [part["num_prompts"] for part in last["sets"].values()] == [2, 3]
     lengths = [part["mean_length"] for part in last["sets"].values()]
     assert last["mean_length"] == pytest.approx((2 * lengths[0] + 3 * lengths[1]) / 5)
+
+
+def test_tool_calls_in_a_history_reach_the_template(tmp_path: Path, tiny_model_dir: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_model_dir, model)
+    # Fails on a call whose arguments were filled up with those of other calls.
+    (model / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m['content'] }}{% for call in m.tool_calls or [] %}"
+        "{{ call.function.arguments | tojson }}{% endfor %}{% endfor %}"
+    )
+    calls = [
+        {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        for arguments in ({"a": 1}, {"b": 2})
+    ]
+    rows = [
+        {
+            "prompt": [
+                {"role": "user", "content": f"{i}+1="},
+                {"role": "assistant", "content": "", "tool_calls": [calls[i % 2]]},
+                {"role": "tool", "content": "2", "name": "f"},
+            ],
+            "answer": "2",
+        }
+        for i in range(8)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "rw.py").write_text(
+        "def odd(prompts, completions, **columns):\n"
+        "    for prompt in prompts:\n"
+        "        [call] = prompt[1]['tool_calls']\n"
+        "        assert call['function']['arguments'] in ({'a': 1}, {'b': 2}), call\n"
+        "        assert list(prompt[0]) == ['role', 'content'], prompt\n"
+        "    return [float(len(c[0]['content']) % 2) for c in completions]\n"
+    )
+    data = tmp_path / "rows.jsonl"
+    chosen = words(tmp_path, model, steps=1, eval_dataset=data, **{"strategy_args.candidates": 4})
+    assert train(*chosen) == 0

@@ -125,17 +125,16 @@ def within_context(
     fits = np.flatnonzero(lengths <= most)
     if len(fits) == len(lengths):
         return dataset
-    limit = (
-        f"max_prompt_length {max_prompt_length}"
-        if most == max_prompt_length
-        else f"the model's context of {context} with max_completion_length {max_new_tokens}"
-    )
+    limit, lower = f"max_prompt_length {max_prompt_length}", "raise it"
+    if most != max_prompt_length:
+        limit = f"the model's context of {context} with max_completion_length {max_new_tokens}"
+        lower = "lower max_completion_length"
     if overlong == "truncate" and most > 0 and isinstance(dataset[0]["prompt"], str):
         return _cut(dataset, tokenizer, lengths, most)
     if overlong == "drop" and len(fits):
         return dataset.select(fits)
     if overlong == "drop" or most <= 0:
-        raise UserError(f"no prompt fits {limit}; lower max_completion_length or raise the limit")
+        raise UserError(f"no prompt fits {limit}; {lower}")
     worst = int(lengths.argmax())
     name = dataset[worst]["id"] if "id" in dataset.column_names else f"row {worst}"
     mend = "set overlong_prompts to drop"
@@ -143,7 +142,7 @@ def within_context(
         mend = f"chats are not cut, so {mend}"
     raise UserError(
         f"{len(lengths) - len(fits)} of {len(lengths)} prompts are too long: {name!r} has "
-        f"{lengths[worst]} tokens, more than {limit} allows; lower max_completion_length or {mend}"
+        f"{lengths[worst]} tokens, more than {limit} allows; {lower} or {mend}"
     )
 
 
