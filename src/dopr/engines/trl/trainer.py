@@ -283,6 +283,8 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             self.temperature,
             self.top_p,
             seed=self.args.seed + 7919 * self.driver.ledger.step,
+            template_options=self.args.chat_template_kwargs,
+            generation_options=self.args.generation_kwargs,
         )
         return measure(
             asked,
