@@ -6,6 +6,7 @@ import torch
 from trl import GRPOTrainer
 
 from dopr.core.driver import Driver
+from dopr.engines.trl import versions
 from dopr.engines.trl.extra_terms import bonus_coefficient, reweighted
 from dopr.engines.trl.micro_batches import loss_mask, shape_blank_advantages
 from dopr.engines.trl.objectives import ibro_term, ibro_weight
@@ -60,10 +61,9 @@ class LossTrainer(GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._entropies = result[1]
-        self._aux_loss = result[2] if len(result) > 2 else None  # older TRL gives two
+        _, self._entropies, self._aux_loss = versions.per_token(result)
         if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
-            shape_blank_advantages(self._loss_inputs, result[1])
+            shape_blank_advantages(self._loss_inputs, self._entropies)
         return result
 
     def _note_entropies(self, inputs: dict[str, Any]) -> None:

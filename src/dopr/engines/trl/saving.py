@@ -7,6 +7,7 @@ from transformers import TrainerState
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from dopr.engines.metrics_log import StepLog
+from dopr.engines.prompt_pool import moves_since, pool_state
 from dopr.engines.trl import checkpoints
 from dopr.engines.trl.loading import LoadingTrainer
 from dopr.engines.trl.rounds import pack_handle, unpack_handle
@@ -53,6 +54,7 @@ class SavingTrainer(LoadingTrainer):
         run_dir = self._get_output_dir(trial=trial)
         folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
+        state["pool"] = pool_state(self.prompt_names, self.driver.stream)
         if self._window is not None:
             state["window"] = self._window.state_dict()
         checkpoints.save_state(folder, state)
@@ -77,7 +79,8 @@ class SavingTrainer(LoadingTrainer):
         if self._window is not None and "window" in state:
             self._window.load_state_dict(state["window"])
             self._take_window(self._window)
-        self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device))
+        moves = moves_since(state.get("pool"), self.prompt_names, self.driver.stream)
+        self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device), moves)
         self.training_seconds = state["training_seconds"]
         if self.accelerator.is_main_process:
             self._step_log.resume(self.state.global_step)

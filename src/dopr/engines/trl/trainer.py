@@ -26,7 +26,7 @@ from dopr.core.driver import StepOutcome
 from dopr.core.stream import OfferedStream
 from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
 from dopr.engines.prompt_pool import row_name
-from dopr.engines.trl import pictures, rollout_tensors
+from dopr.engines.trl import pictures, rollout_tensors, versions
 from dopr.engines.trl.completion_table import clear_table, correct_advantages
 from dopr.engines.trl.losses import LossTrainer
 from dopr.engines.trl.micro_batches import (
@@ -137,10 +137,16 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         self._settings = Selection.of(args)
         aggregation = getattr(args, "multi_objective_aggregation", "sum_then_normalize")
         check_aggregation(aggregation, self._settings.advantage_estimator)
+        versions.check_entropies(
+            self._settings.ibro_coefficient,
+            self._settings.advantage_estimator,
+            getattr(args, "use_liger_kernel", False),
+        )
         self.training_seconds = 0.0
         # Only what is given: not every version of TRL knows all of them.
         given = {name: value for name, value in everything.items() if value is not None}
         super().__init__(model, **given)
+        versions.add_missing_attributes(self)
         self._window: Window | None = None
         if isinstance(self.train_dataset, IterableDataset):
             self._window = Window(self.train_dataset, self._settings.stream_window)
@@ -202,7 +208,8 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         assert self._single_rewards is not None
         entropies, answers = self._read_rollouts(batch), self._round_answers
         batch = split_pixel_values_by_grid(batch)
-        done = Round(batch, local, self._single_rewards, regular)
+        holds = regular and not self._miscounts(self._round_rewards)
+        done = Round(batch, local, self._single_rewards, holds)
         if self.driver.strategy.replays and processes > 1:
             everyones = rollout_tensors.share(batch, self.accelerator, self._tokenizer.pad_token_id)
             done = Round(everyones, local * processes, self._single_rewards, False, shared=True)
@@ -220,6 +227,13 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             self._metrics["train"]["frac_reward_zero_std"][-1] = float(np.mean(blank))
         return groups
 
+    def _miscounts(self, rewards: NDArray[np.float64]) -> bool:
+        """Whether this TRL's own advantages are wrong for a round because of rollouts that no
+        function could score. The loader's order promises TRL's own result, so it keeps them.
+        """
+        exact = isinstance(self.driver.stream, OfferedStream)
+        return versions.UNSCORED_COUNTS_AS_ZERO and not exact and bool(np.isnan(rewards).any())
+
     def _read_rollouts(self, batch: dict[str, Any]) -> NDArray[np.float64] | None:
         """Keep the log-probabilities of rollouts that may be trained on later, for the importance
         ratio; and give each rollout's mean token entropy where the strategy reads it, shape (n,).
@@ -228,7 +242,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         if not (strategy.replays or strategy.reads_entropies):
             return None
         with torch.no_grad():
-            logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+            result = super()._get_per_token_logps_and_entropies(
                 self.model,
                 torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
                 torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
@@ -237,6 +251,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
                 compute_entropy=True,
                 **pictures.forward_fields(batch),
             )
+        logps, entropies, _ = versions.per_token(result)
         if strategy.replays:
             batch.setdefault("old_per_token_logps", logps)
         means = mean_entropies(entropies, loss_mask(batch))
@@ -268,6 +283,8 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             self.temperature,
             self.top_p,
             seed=self.args.seed + 7919 * self.driver.ledger.step,
+            template_options=self.args.chat_template_kwargs,
+            generation_options=self.args.generation_kwargs,
         )
         return measure(
             asked,
@@ -377,7 +394,9 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
                 self._metrics["train"][name] = [total]
         super().log(logs, start_time)
         if training and "loss" in logs and self.accelerator.is_main_process:
-            self._step_log.write(self.state.global_step, logs, self.training_seconds)
+            # Newer TRL puts its own metrics into `logs`, older into a copy; here they all are.
+            row = self.state.log_history[-1]
+            self._step_log.write(self.state.global_step, row, self.training_seconds)
 
     @property
     def steps_per_batch(self) -> int:
