@@ -103,6 +103,32 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# Site and packages are made without our own dependencies: the reference is read from the source.
+.venv-docs/ready: pyproject.toml constraints-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --quiet --constraint constraints-docs.txt \
+		build mkdocs mkdocs-material 'mkdocstrings[python]' ruff twine
+	@touch $@
+
+.PHONY: docs dist clean-docs
+docs: .venv-docs/ready  ## the pages and the API reference into site/; a dead link or a missing docstring fails
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
+	@echo "site/index.html"
+
+dist: .venv-docs/ready  ## the packages into dist/, checked, and the wheel tried in an empty environment
+	rm -rf dist build .venv-wheel
+	.venv-docs/bin/python -m build --outdir dist .
+	.venv-docs/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
+	.venv-wheel/bin/python -m pip install --quiet --quiet --constraint constraints.txt dist/*.whl
+	cd .venv-wheel && bin/dopr --version && bin/dopr replay ../examples/data/leg-counting-history.json \
+		--strategies dopr uniform-1 && bin/dopr strategies > /dev/null && bin/dopr tasks > /dev/null
+
+clean: clean-docs
+clean-docs:
+	rm -rf .venv-docs .venv-wheel site
+
 bench: setup
 	$(BIN)/python benchmarks/ledger_speed.py
 	$(BIN)/python benchmarks/replay_speed.py

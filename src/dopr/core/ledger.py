@@ -331,6 +331,7 @@ class Ledger:
     # -- saving -----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
+        """The columns as copies, and the running sums."""
         state: dict[str, Any] = {column: getattr(self, column).copy() for column in _COLUMNS}
         state["scalars"] = {
             "size": self.size,
@@ -348,6 +349,7 @@ class Ledger:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the saved ledger stood."""
         for column, dtype in _COLUMNS.items():
             setattr(self, column, np.array(state[column], dtype=dtype))
         scalars = dict(state["scalars"])

@@ -94,10 +94,12 @@ class Group:
 
     @property
     def num_rollouts(self) -> int:
+        """Rollouts generated, n."""
         return len(self.rewards)
 
     @property
     def num_kept(self) -> int:
+        """Rollouts to train on."""
         return self.num_rollouts if self.kept is None else len(self.kept)
 
     @property

@@ -71,6 +71,7 @@ class PromptStream:
         return self.epoch > 0 or (self.epoch == 0 and self._position >= len(self._ahead))
 
     def state_dict(self) -> dict[str, Any]:
+        """What is left of the epoch, and the state of both generators."""
         return {
             "size": self.size,
             "epoch": self.epoch,

@@ -42,6 +42,7 @@ class Known:
 
     @classmethod
     def of(cls, ids: NDArray[np.int64], ledger: Ledger) -> "Known":
+        """What is known of the prompts `ids`, of shape (k,), now."""
         weight = np.where(ledger.visits[ids] > 0, ledger.weight[ids], 0.0)
         age = np.asarray(ledger.step - ledger.last_step[ids], dtype=np.float64)
         return cls(ids, to_unit(ledger.mean[ids], ledger), weight, age)
