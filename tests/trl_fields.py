@@ -218,7 +218,11 @@ CASES = {
         },
         slow=True,
     ),
-    "continuous batching by its old name": Case({"use_transformers_paged": True}, slow=True),
+    "continuous batching by its old name": Case(
+        {"use_transformers_paged": True},
+        {"transformers_continuous_batching_config": {"block_size": 32, "num_blocks": 64}},
+        slow=True,
+    ),
     "chat template": Case({"chat_template_kwargs": {"shout": True}}, setup=("chat",)),
     "batch by rows": Case(
         {"per_device_train_batch_size": 4, "generation_batch_size": 16},
