@@ -93,6 +93,13 @@ class Run:
         found = {str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file()}
         return {f for f in found if "dopr_" not in f and f != "metrics.jsonl"}
 
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """What the engine in vLLM's place was made with, as far as it can be compared."""
+        engine = getattr(self.trainer, "vllm_generation", None)
+        made_with = {} if engine is None else engine.settings
+        return {k: v for k, v in made_with.items() if isinstance(v, (bool, int, float, str))}
+
     def tables(self) -> list[pd.DataFrame]:
         files = sorted(self.folder.glob("completions/*.parquet"))
         return [pd.read_parquet(f).drop(columns="prompt_id", errors="ignore") for f in files]
@@ -177,6 +184,7 @@ def test_uniform_does_what_plain_grpo_does(
     assert all(map(torch.equal, plain.parameters, uniform.parameters))
     assert plain.history == uniform.history
     assert plain.files == uniform.files
+    assert plain.engine_settings == uniform.engine_settings
     for ours, theirs in zip(uniform.tables(), plain.tables(), strict=True):
         pd.testing.assert_frame_equal(ours, theirs)
     same = len(usual_parameters) == len(plain.parameters) and all(
