@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer
-from dopr.policy.decoding import decoding_loop
+from dopr.policy.generation import decoding_loop
 from dopr.tasks import load_task
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "decoding-speed.json"

@@ -23,7 +23,7 @@ from transformers import (
 
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy import decoding
-from dopr.policy.decoding import decoding_loop, faster_generation, is_supported
+from dopr.policy.generation import decoding_loop, faster_generation, is_supported
 from dopr.policy.roomy_cache import RoomyLayer
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
 

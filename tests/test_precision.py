@@ -9,8 +9,10 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from trl import GRPOConfig, GRPOTrainer
 
+from cli_tools import train as run
+from cli_tools import words
 from dopr import DoPRConfig, DoPRTrainer
-from dopr.policy.decoding import decoding_loop, is_supported
+from dopr.policy.generation import decoding_loop, is_supported
 from dopr.policy.sampling import Sampling, generate
 from dopr.runs.evaluation import evaluate
 from tiny import ALPHABET, digits_reward, make_dataset, make_model, make_tokenizer
@@ -135,3 +137,16 @@ def test_a_trained_policy_is_evaluated_in_its_precision(tmp_path: Path, fast: bo
     found = evaluate(policy, make_tokenizer(), make_dataset(), [digits_reward], k=2)
     assert found.rewards.shape == (24, 2)
     assert len(generate(policy, make_tokenizer(), ["1+1=?"], 3, Sampling(8))) == 3
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("lora", [None, '{"r": 4}'], ids=["whole", "lora"])
+def test_dopr_train_in_mixed_precision_as_on_a_gpu(
+    tmp_path: Path, tiny_model_dir: Path, dtype: str, lora: str | None
+) -> None:
+    # `bf16: null` and `gradient_checkpointing: null` mean true there.
+    changes = {"bf16": "true", "gradient_checkpointing": "true", "dtype": dtype, "lora": lora}
+    changes |= {"eval_dataset": str(tmp_path / "rows.jsonl"), "eval.every_steps": "2"}
+    assert run(*words(tmp_path, tiny_model_dir, **changes)) == 0
+    evals = (tmp_path / "run" / "eval.jsonl").read_text().splitlines()
+    assert len(evals) == 3

@@ -222,13 +222,6 @@ def test_what_a_record_cannot_tell_is_said(own: Any) -> None:
         replay(history, names[:1], settings=settings)
 
 
-def test_disagreement_of_answers_is_not_replayable() -> None:
-    settings = ReplaySettings(seeds=1)
-    options = {"dopr": {"prior": "pool", "volatility": "disagreement"}}
-    result = replay(history_of([0.5, 0.25]), ["dopr", "uniform"], options, settings)
-    assert "the rollouts' answers" in result["skipped"]["dopr"]
-
-
 def test_a_strategy_that_stops_rolling_out_ends_the_run(own: Any) -> None:
     history, settings = history_of([0.5]), ReplaySettings(rollouts=100, group_size=8)
     result = replay_once(history, make_strategy(own("Lazy")), settings, 0)

@@ -10,7 +10,7 @@ from dopr.core.driver import Driver
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
-from dopr.policy.final_answers import disagreement, final_answers
+from dopr.policy.final_answers import final_answers
 from dopr.strategies import DoPR, Group, Measure, Request
 from dopr.strategies.parts.gaussian_process import median_squared_length, posterior
 from dopr.strategies.parts.shared_rates import Known, Rates
@@ -86,16 +86,6 @@ def sure(success: list[float]) -> Rates:
     return Rates(1e7 * known, 1e7 * (1 - known))
 
 
-def test_difficulty_prefers_the_rarer_success() -> None:
-    strategy, ledger = DoPR(prior="predicted", exploration=0.0), Ledger(2)
-    rates = sure([0.25, 0.75])
-    even = strategy.score(np.arange(2), ledger, rates)
-    assert even.score == pytest.approx([0.75, 0.75])
-    strategy.difficulty = 1.0
-    tilted = strategy.score(np.arange(2), ledger, rates)
-    assert tilted.score == pytest.approx([0.75 * 1.5, 0.75 * 0.5])
-
-
 def test_predicted_choice_finds_informative_prompts_that_were_never_seen() -> None:
     # 300 prompts, a tenth of them learnable and told by their embedding; 40 groups are rolled out.
     rng = np.random.default_rng(0)
@@ -131,20 +121,6 @@ def test_rewards_in_between_without_variance_are_not_taken_for_fair_coins() -> N
     assert scores.score == pytest.approx([0.5, 1.0, 1.0])
 
 
-@pytest.mark.parametrize("low", [0.0, -1.0])
-def test_pairing_takes_an_unseen_prompt_for_what_is_usual_in_the_pool(low: float) -> None:
-    ledger = Ledger(4)
-    ledger.observe([group(0, [1.0] * 7 + [low]), group(1, [1.0] * 3 + [low])])
-    strategy = DoPR(prior="pool", prompts_per_step=2, pairing=True, candidates=4)
-    seen: list[Any] = []
-    choose = strategy.choose
-    strategy.choose = lambda scores, prompts, success: (  # type: ignore[method-assign]
-        seen.append(success) or choose(scores, prompts, success)
-    )
-    next(strategy.step(PromptStream(4), ledger))
-    assert (seen[0] > 0.5).all()  # none of them is hard, whatever the scale of the rewards
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -153,22 +129,11 @@ def test_pairing_takes_an_unseen_prompt_for_what_is_usual_in_the_pool(low: float
         {"memory": 0},
         {"memory": -2},
         {"patience": 0.0},
-        {"difficulty": float("inf")},
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         DoPR(**options)
-
-
-def test_pairing_takes_hard_and_easy_prompts_by_turns() -> None:
-    strategy = DoPR(prior="predicted", exploration=0.0, prompts_per_step=3, pairing=True)
-    success = np.array([0.6, 0.55, 0.7, 0.2, 0.1])
-    scores = strategy.score(np.arange(5), Ledger(5), sure(success.tolist()))
-    chosen = strategy.choose(scores, PromptStream(5), success)
-    # Best easy 1 and 0, best hard 3; without pairing the easy 1, 0 and 2 would be taken.
-    assert set(chosen.tolist()) == {1, 3, 0}
-    assert set(strategy.choose(scores, PromptStream(5)).tolist()) == {1, 0, 2}
 
 
 def test_patience_is_found_from_prompts_that_are_met_again() -> None:
@@ -204,26 +169,11 @@ def test_drift_by_hand() -> None:
 
 def test_disagreement_counts_pairs_of_different_answers() -> None:
     # Of 6 pairs of A A B C one agrees.
-    assert disagreement(["A", "A", "B", "C"]) == pytest.approx(5 / 6)
-    assert disagreement(["A"] * 4) == 0.0 and disagreement(["A"]) == 0.0
+    def disagreement(*answers: str) -> float:
+        return replace(group(0, [0.0] * len(answers)), answers=answers).disagreement
+
+    assert disagreement("A", "A", "B", "C") == pytest.approx(5 / 6)
+    assert disagreement("A", "A", "A", "A") == 0.0 and disagreement("A") == 0.0
+    assert np.isnan(group(0, [0.0, 1.0]).disagreement)  # nobody has read them
     texts = ["so <answer> 1  2 </answer>", r"thus \boxed{1 2}", "1 2"]
     assert final_answers(texts) == ["1 2"] * 3
-
-
-def test_disagreement_as_volatility() -> None:
-    strategy = DoPR(volatility="disagreement", prior="pool", prompts_per_step=2, candidates=4)
-    driver = Driver(strategy, PromptStream(4, 0))
-
-    def roll_out(requests: list[Request]) -> list[Group]:
-        return [
-            replace(group(r.prompt_id, [0, 1]), disagreement=[0.0, 0.5, 1.0, 0.2][r.prompt_id])
-            for r in requests
-        ]
-
-    for _ in range(6):
-        driver.step(roll_out)
-    scores = strategy.score(np.arange(4), driver.ledger)
-    known = ~np.isnan(strategy._disagreement)
-    assert scores.volatility[known] == pytest.approx(np.array([0.0, 0.5, 1.0, 0.2])[known])
-    with pytest.raises(UserError, match="use prior 'pool'"):
-        DoPR(volatility="disagreement")

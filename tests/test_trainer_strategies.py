@@ -131,10 +131,24 @@ def test_a_schedule_over_rollouts_ends_with_the_budget(tmp_path: Path) -> None:
     assert made.lr_scheduler.get_last_lr() == [0.0, 0.0]
 
 
+@dataclass
+class Comparing(Strategy):
+    """Trains on groups whose answers it has compared."""
+
+    reads_answers = True
+    _seen: list[float] = field(default_factory=list, init=False)
+
+    def step(self, prompts: Any, ledger: Any) -> StepPlan:
+        groups = yield [Request(int(prompts.draw(1)[0]), self.num_generations)]
+        self._seen += [group.disagreement for group in groups]
+        return groups
+
+
 def test_disagreement_is_read_from_the_completions(tmp_path: Path) -> None:
-    options = {"volatility": "disagreement", "prior": "pool", "prompts_per_step": 2}
-    made = trainer(tmp_path, "dopr", strategy_args=options, max_steps=3)
+    given = Comparing()
+    made = trainer(tmp_path, given, max_steps=3)
     made.train()
-    known = made.driver.strategy._disagreement[made.driver.ledger.visits > 0]
+    seen = made.driver.strategy.state_dict()["_seen"]
     # Random eight-token texts of an untrained model hardly ever agree.
-    assert known.size and (known > 0.9).all()
+    assert len(seen) == 3 and min(seen) > 0.9
+    assert given._seen == [] and given.num_generations == 8  # the trainer runs a copy

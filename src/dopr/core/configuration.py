@@ -27,6 +27,22 @@ def at_least(settings: Any, lowest: int, *names: str) -> None:
             raise UserError(f"{name} is {value}; it must be at least {lowest}")
 
 
+def check_choices(settings: Any, cls: type) -> None:
+    """Refuse words that a setting does not know: each field's `choices` stand in its metadata.
+
+    Args:
+        settings: the object.
+        cls: whose fields are looked at, the object's class or a base of it.
+
+    Raises:
+        UserError: naming the setting and the nearest word it knows.
+    """
+    for spec in dataclasses.fields(cls):
+        value, known = getattr(settings, spec.name), spec.metadata.get("choices")
+        if known is not None and isinstance(value, str) and value not in known:
+            raise unknown_name(spec.name, value, known)
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file that holds a mapping.
 

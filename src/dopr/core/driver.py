@@ -13,11 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
-from dopr.core.ledger import Ledger
+from dopr.core.ledger import Ledger, check_discount
+from dopr.core.preparation import Sizes, prepare
 from dopr.core.strategy import Group, Measure, Request, Strategy
 from dopr.core.stream import PromptStream
 
 logger = logging.getLogger(__name__)
+
+MAX_ROUNDS = 64  # of rollouts in one step, unless a setting says otherwise
 
 Rollout = Callable[[list[Request]], list[Group]]
 Answer = Callable[[Measure], tuple[NDArray[np.float64], int]]
@@ -57,15 +60,23 @@ class Driver:
     """Keeps one strategy, its stream of prompts and its ledger together.
 
     Args:
-        strategy: what decides.
+        strategy: what decides; the driver runs a copy of it, see `dopr.core.preparation`.
         stream: the order in which prompts are offered.
+        sizes: of the engine, for a strategy that leaves its own open.
         max_rounds: a strategy that asks more often than this within a step is stopped, and the
             step goes on with the informative groups it has paid for.
         can_measure: quantities that `measure` will be able to answer.
-        discount: factor on a prompt's older rewards at each visit; None takes the strategy's.
+        discount: factor on a prompt's older rewards at each visit; None takes the strategy's
+            `ledger_discount`.
+
+    Attributes:
+        strategy: the copy that runs, with all that it has learned.
+        ledger: what is known about each prompt.
+        spent: totals.
 
     Raises:
-        UserError: the strategy needs a quantity that this driver cannot measure.
+        UserError: the strategy needs a quantity that this driver cannot measure, or has an option
+            of the wrong kind.
     """
 
     def __init__(
@@ -73,7 +84,8 @@ class Driver:
         strategy: Strategy,
         stream: PromptStream,
         *,
-        max_rounds: int = 64,
+        sizes: Sizes | None = None,
+        max_rounds: int = MAX_ROUNDS,
         can_measure: frozenset[str] = frozenset(),
         discount: float | None = None,
     ) -> None:
@@ -83,11 +95,10 @@ class Driver:
                 f"strategy {strategy.name!r} needs {', '.join(sorted(missing))} of the policy, "
                 "which this engine cannot measure; choose another strategy"
             )
-        self.strategy = strategy
-        # An attribute of the object: the same class may run under another driver too.
-        vars(strategy)["can_measure"] = can_measure
+        self.strategy = prepare(strategy, sizes, can_measure)
         self.stream = stream
-        faded = strategy.discount if discount is None else discount
+        faded = strategy.ledger_discount if discount is None else discount
+        check_discount(faded)
         self.ledger = Ledger(stream.size, discount=faded)
         self.max_rounds = max_rounds
         self.spent = Spent(rollouts=strategy.prepaid_rollouts)

@@ -68,7 +68,7 @@ def _add(column: NDArray[np.float32], i: int, gain: float) -> None:
 
 
 def check_discount(value: float | None) -> None:
-    """Refuse a `ledger_discount` outside (0, 1].
+    """Refuse a `ledger_discount` outside (0, 1]; None passes.
 
     Raises:
         UserError: it is.

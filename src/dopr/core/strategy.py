@@ -4,24 +4,21 @@ A strategy knows no model, tokenizer or trainer. For one optimiser step it yield
 receives the finished groups, may yield again, and returns the groups to train on:
 
     class OnePrompt(Strategy):
-        name, summary, source, mark = "one-prompt", "one random prompt a step", "example", "I"
-
-        def step(self, prompts, ledger):
+        def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
             groups = yield [Request(int(prompts.draw(1)[0]), self.num_generations)]
             return groups
 
 Whoever runs it is a driver (`dopr.core.driver`): the trainer, the replay of a recorded history, or
-another engine's loop.
+another engine's loop. A driver runs a copy of the object it is given (`dopr.core.preparation`).
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping
+from collections import Counter
+from collections.abc import Generator, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields
-from numbers import Integral, Real
-from types import NoneType, UnionType
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +26,6 @@ from numpy.typing import NDArray
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
-
-
-class UsualSize(int):
-    """A group size that nobody set: where a trainer has its own, that takes its place."""
-
 
 # Two rewards closer than this are the same: rounding must not make a group look informative.
 REWARD_TOLERANCE = 1e-6
@@ -80,8 +72,8 @@ class Group:
         entropy: mean token entropy in nats, NaN where nobody measured it.
         entropies: shape (n,), mean token entropy of each rollout; None unless the strategy
             `reads_entropies`.
-        disagreement: chance that two of the rollouts give different answers; NaN unless the
-            strategy `reads_answers`.
+        answers: the final answer of each rollout, n of them; None unless the strategy
+            `reads_answers`.
         handle: the driver's own references to the rollouts, a tuple; joined groups have several.
         kept: indices of the rollouts to train on, or None for all of them.
         baseline: what to subtract from the rewards instead of the group's own mean.
@@ -94,7 +86,7 @@ class Group:
     step: int = 0
     entropy: float = float("nan")
     entropies: NDArray[np.float64] | None = None
-    disagreement: float = math.nan
+    answers: Sequence[str] | None = None
     handle: tuple[Any, ...] = ()
     kept: NDArray[np.int64] | None = None
     baseline: float | None = None
@@ -128,6 +120,15 @@ class Group:
         scored = [reward for reward in self.rewards.tolist() if reward == reward]
         return len(scored) > 1 and max(scored) - min(scored) > REWARD_TOLERANCE
 
+    @property
+    def disagreement(self) -> float:
+        """Chance that two of the rollouts give different answers; NaN where nobody read them."""
+        if self.answers is None:
+            return math.nan
+        n = len(self.answers)
+        same = sum(count * (count - 1) for count in Counter(self.answers).values())
+        return 1.0 - same / (n * (n - 1)) if n > 1 else 0.0
+
     def keep(self, indices: NDArray[np.int64]) -> "Group":
         """The same group, to be trained on the given rollouts only.
 
@@ -145,7 +146,7 @@ class Group:
             self.step,
             self.entropy,
             self.entropies,
-            self.disagreement,
+            self.answers,
             self.handle,
             indices,
             self.baseline,
@@ -153,25 +154,61 @@ class Group:
         )
 
     def join(self, other: "Group") -> "Group":
-        """This group and further rollouts of the same prompt as one group, all of them kept.
+        """This group and further rollouts of the same prompt as one group.
+
+        What is said of single rollouts goes with them: a rollout that was to be kept is kept, and
+        weights stay. The step is that of the older group, the entropy the mean over the tokens of
+        both.
 
         Raises:
-            ValueError: the groups are of different prompts.
+            ValueError: the groups are of different prompts, or have different baselines, which
+                one group cannot have; set the baseline after joining.
         """
         if other.prompt_id != self.prompt_id:
             raise ValueError(f"cannot join prompts {self.prompt_id} and {other.prompt_id}")
-        both = None
-        if self.entropies is not None and other.entropies is not None:
-            both = np.concatenate([self.entropies, other.entropies])
+        if other.baseline != self.baseline:
+            raise ValueError(
+                f"cannot join groups with baselines {self.baseline} and {other.baseline}; set one "
+                "on the joined group"
+            )
+        both = (self, other)
+        kept = weights = entropies = answers = None
+        if self.kept is not None or other.kept is not None:
+            kept = np.concatenate([_kept(self), _kept(other) + self.num_rollouts])
+        if self.weights is not None or other.weights is not None:
+            weights = np.concatenate([_or_fill(g.weights, 1.0, g) for g in both])
+        if self.entropies is not None or other.entropies is not None:
+            entropies = np.concatenate([_or_fill(g.entropies, math.nan, g) for g in both])
+        if self.answers is not None and other.answers is not None:
+            answers = (*self.answers, *other.answers)
         return Group(
             self.prompt_id,
             np.concatenate([self.rewards, other.rewards]),
             np.concatenate([self.tokens, other.tokens]),
-            step=min(self.step, other.step),
-            entropy=other.entropy,
-            entropies=both,
-            handle=self.handle + other.handle,
+            min(self.step, other.step),
+            _mean_entropy(both),
+            entropies,
+            answers,
+            self.handle + other.handle,
+            kept,
+            self.baseline,
+            weights,
         )
+
+
+def _kept(group: Group) -> NDArray[np.int64]:
+    return np.arange(group.num_rollouts) if group.kept is None else group.kept
+
+
+def _or_fill(column: NDArray[np.float64] | None, value: float, group: Group) -> Any:
+    return np.full(group.num_rollouts, value) if column is None else column
+
+
+def _mean_entropy(groups: Sequence[Group]) -> float:
+    """Over the tokens of those groups whose entropy is known, NaN where it is of none."""
+    known = [(g.entropy, int(g.tokens.sum())) for g in groups if not math.isnan(g.entropy)]
+    total = sum(tokens for _, tokens in known)
+    return sum(entropy * tokens for entropy, tokens in known) / total if total else math.nan
 
 
 # One optimiser step: yields requests (or a measure), receives groups (or values), returns groups.
@@ -183,49 +220,70 @@ class Strategy(ABC):
     """Base of all strategies: a dataclass whose fields are its options.
 
     Attributes:
-        num_generations: rollouts in an ordinary group; where it is not given, the trainer fills in
-            its own setting.
+        num_generations: rollouts in an ordinary group; where it is not given, the driver's copy has
+            the trainer's setting.
+        can_measure: what the driver can answer; its copy of the strategy knows before the first
+            step.
 
-    Class attributes: `name`, `summary`, `source`, `mark` and `pays` fill the table of `dopr
-    strategies`; `measures` lists the quantities of `Measure` that it needs, `may_measure` those
-    that it does better with where the driver can answer (see `can_measure`); `replays` says that
-    groups of earlier steps may be returned, `reads_answers` that it
-    needs the rollouts' answers compared, `reads_entropies` that it needs each rollout's
-    mean token entropy (either costs a forward pass a rollout).
+    Class attributes, all of which have defaults:
 
-    `usual_prompts` is what a `prompts_per_step` of None stands for, where the trainer's batch holds
-    as many.
+    - `name` (the class's own), `summary`, `source`, `mark` (V: read in the source, S: from a second
+      source, I: inferred or own) and `pays` fill the table of `dopr strategies`;
+    - `measures` lists the quantities of `Measure` that it needs, `may_measure` those that it does
+      better with where the driver can answer;
+    - `replays` says that groups of earlier steps may be returned, `reads_answers` that it needs
+      the rollouts' answers, `reads_entropies` that it needs each rollout's mean token entropy
+      (which costs a forward pass a rollout);
+    - `usual_prompts` is what a `prompts_per_step` of None stands for, where the trainer's batch
+      holds as many; with `fills_batch` it stands for the whole batch.
 
     Fields declared with `init=False` are its state: they are saved and restored with the run. They
     may hold plain values, arrays, groups, and lists or dicts (with text as keys) of these.
     """
 
     name: ClassVar[str]
-    summary: ClassVar[str]
-    source: ClassVar[str]
-    mark: ClassVar[str]
+    summary: ClassVar[str] = ""
+    source: ClassVar[str] = "own"
+    mark: ClassVar[str] = "I"
     pays: ClassVar[Literal["pre", "post"]] = "pre"
     measures: ClassVar[frozenset[str]] = frozenset()
     may_measure: ClassVar[frozenset[str]] = frozenset()
     usual_prompts: ClassVar[int] = 8
+    fills_batch: ClassVar[bool] = False
     replays: ClassVar[bool] = False
     reads_entropies: ClassVar[bool] = False
     reads_answers: ClassVar[bool] = False
 
-    num_generations: int = field(default=UsualSize(8), kw_only=True)
+    num_generations: int = field(default=8, kw_only=True)
     # What `metrics` gives: a strategy notes here what is worth logging about a step.
     _last: dict[str, float] = field(default_factory=dict, init=False, repr=False, kw_only=True)
 
-    # What the driver can answer; the driver says so before the first step.
-    can_measure: ClassVar[frozenset[str]] = frozenset()
+    # Without an annotation, or they would be options: what the driver can answer, and which options
+    # were named when the object was made, so that a group size nobody named can be told from 8.
+    can_measure = frozenset[str]()
+    _named = frozenset[str]()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):
+            cls.name = cls.__name__
+
+    def __new__(cls, *values: Any, **options: Any) -> Self:
+        made = super().__new__(cls)
+        made._named = frozenset(options)
+        return made
 
     @abstractmethod
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         """Plan one optimiser step; see the module's text."""
 
     @property
-    def discount(self) -> float:
-        """Factor by which older rewards fade in the ledger at each visit; 1 keeps them all."""
+    def ledger_discount(self) -> float:
+        """Factor in (0, 1] by which older rewards fade in the ledger at each visit.
+
+        1 keeps them all. A strategy that wants another one defines it, as a property or an option;
+        the setting `ledger_discount` of a run wins over it.
+        """
         return 1.0
 
     @property
@@ -251,37 +309,6 @@ class Strategy(ABC):
         """Take back what `state_dict` gave."""
         for name, value in state.items():
             setattr(self, name, copy(value))
-
-
-def check_options(cls: type[Strategy], options: Mapping[str, Any]) -> None:
-    """Refuse an option of the wrong kind, such as 1.5 prompts, before it fails in a step.
-
-    Args:
-        cls: whose options they are.
-        options: by name; names that `cls` does not know are passed over.
-
-    Raises:
-        UserError: names the first such option.
-    """
-    try:
-        hints = get_type_hints(cls)
-    except NameError:  # a strategy of the user's own whose annotations are for type checkers alone
-        return
-    for name, value in options.items():
-        hint = hints.get(name)
-        kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-        if value is None and NoneType in kinds:
-            continue
-        whole = isinstance(value, Integral) and not isinstance(value, bool)
-        number = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
-        if float in kinds:
-            require(number, f"{name} is {value!r}; it must be a number")
-        elif int in kinds:
-            require(whole, f"{name} is {value!r}; it must be a whole number")
-        elif bool in kinds:
-            require(isinstance(value, bool), f"{name} is {value!r}; it must be true or false")
-        if name == "num_generations":
-            require(value >= 1, f"num_generations is {value}; it must be at least 1")
 
 
 def require(condition: bool, message: str) -> None:

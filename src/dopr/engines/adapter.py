@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.advantages import compute_advantages
-from dopr.core.driver import Driver, StepOutcome
+from dopr.core.driver import MAX_ROUNDS, Driver, StepOutcome
 from dopr.core.errors import UserError, unknown_name
 from dopr.core.ledger import Ledger
+from dopr.core.preparation import Sizes
 from dopr.core.stream import PromptStream
 from dopr.strategies import STRATEGIES, Group, Request, Strategy, make_strategy
 
@@ -39,7 +40,7 @@ class EngineSettings:
     strategy: str = "dopr"
     strategy_args: Mapping[str, Any] = field(default_factory=dict)
     seed: int | None = None
-    max_rounds: int = 64
+    max_rounds: int = MAX_ROUNDS
     poll_interval: float = 0.5
 
     def __post_init__(self) -> None:
@@ -114,15 +115,11 @@ def make_engine_driver(
             f"strategy {settings.strategy!r} {obstacle}, which {engine} cannot do; "
             f"strategies that work with it: {', '.join(working_strategies())}"
         )
-    if getattr(strategy, "prompts_per_step", 1) is None:
-        usual = prompts_per_step
-        if strategy.name != "uniform":  # which keeps the engine's own batch
-            usual = min(strategy.usual_prompts, prompts_per_step)
-        vars(strategy)["prompts_per_step"] = usual
     stream = PromptStream(pool_size, seed if settings.seed is None else settings.seed)
     if categories is not None:
         stream.categories = categories
-    return Driver(strategy, stream, max_rounds=settings.max_rounds)
+    sizes = Sizes(num_generations, prompts_per_step)
+    return Driver(strategy, stream, sizes=sizes, max_rounds=settings.max_rounds)
 
 
 # -- from the engine's rollouts to groups -------------------------------------------------------

@@ -32,6 +32,8 @@ NOTE = (
 )
 # A strategy that rolls out nothing for so many steps running will never spend its budget.
 _IDLE_STEPS = 1000
+# Strategies that are one prompt a step, whatever the others take.
+_ONE_PROMPT = ("uniform-1", "dopr-paper")
 _COUNTS = ("rollouts", "steps", "abandoned_steps")
 
 
@@ -46,8 +48,8 @@ class ReplaySettings:
     Args:
         rollouts: budget of each run; None: what the record took, prompts x epochs x group size.
         group_size: rollouts in an ordinary group; None: as recorded.
-        prompts_per_step: given to every strategy that has this option, but not to presets that set
-            it themselves; None leaves the strategies' own.
+        prompts_per_step: given to every strategy that has this option but `uniform-1` and
+            `dopr-paper`, which are one prompt a step; None leaves the strategies' own.
         seeds: runs of each strategy, with seeds 0, 1, ...
         visits: how often every learnable prompt must be visited in `rollouts_to_see_learnable`.
         recorded_once: see `RecordedPolicy`.
@@ -266,11 +268,11 @@ def _runs(task: _Task) -> _Runs:
 
 def _make(name: str, options: Mapping[str, Any], settings: ReplaySettings) -> Strategy:
     """A fresh strategy with the settings' sizes where neither options nor preset name them."""
-    own = PRESETS[name][1] if name in PRESETS else {}
     filled = {"num_generations": settings.group_size} | dict(options)
     strategy = make_strategy(name, **filled)
     known = {f.name for f in dataclasses.fields(strategy) if f.init}
-    if settings.prompts_per_step and "prompts_per_step" in known - own.keys() - filled.keys():
+    open_ = name not in _ONE_PROMPT and "prompts_per_step" in known - filled.keys()
+    if settings.prompts_per_step and open_:
         filled["prompts_per_step"] = settings.prompts_per_step
         strategy = make_strategy(name, **filled)
     return strategy

@@ -15,8 +15,7 @@ without them and calls the library's layers, so that the same random state gives
 """
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,8 +34,6 @@ from transformers.cache_utils import Cache
 from dopr.policy.direct_layers import DirectLayer, as_operation
 from dopr.policy.roomy_cache import RoomyLayer
 
-# Their models are a stack of layers called with these arguments and nothing around it.
-_KNOWN_MODELS = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 # Changes of the logits that ask nothing but a row's own logits and length.
 _ROW_BY_ROW = (
     TemperatureLogitsWarper,
@@ -46,67 +43,12 @@ _ROW_BY_ROW = (
     MinLengthLogitsProcessor,
     MinNewTokensLengthLogitsProcessor,
 )
-_FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 # On a GPU, asking whether all rows have ended waits for it; here is how many tokens go in between.
 _TOKENS_BETWEEN_CHECKS = 16
 
 
-def is_supported(model: Any) -> bool:
-    """Whether this loop can stand in for the library's own with `model` (adapters included)."""
-    base = _base_model(model)
-    config: Any = getattr(base, "config", None)
-    kinds = getattr(config, "layer_types", None) or ["full_attention"]
-    return bool(
-        type(base).__name__ in _KNOWN_MODELS
-        and getattr(config, "_attn_implementation", None) == "sdpa"
-        and set(kinds) == {"full_attention"}
-        and (type(base).__name__ != "MistralForCausalLM" or config.sliding_window is None)
-        and getattr(base.model.rotary_emb, "rope_type", None) in _FIXED_ROTARY
-        and len(set(getattr(base, "hf_device_map", {}).values())) <= 1
-    )
-
-
-def _base_model(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def decoding_loop(model: Any, exact: bool = False) -> Callable[..., torch.Tensor] | None:
-    """What to give to `model.generate` as `custom_generate`; None stands for its own loop.
-
-    Args:
-        model: the policy, with or without adapters.
-        exact: keep to the library's shapes, so that every bit of the logits is the same.
-    """
-    return functools.partial(sample, exact=exact) if is_supported(model) else None
-
-
-@contextlib.contextmanager
-def faster_generation(model: Any, config: GenerationConfig | None, exact: bool) -> Iterator[None]:
-    """Let `model.generate`, called by someone else with `config`, use this loop where it can."""
-    loop = decoding_loop(model, exact) if config is not None and _is_plain(config) else None
-    if loop is None:
-        yield
-        return
-    own = vars(model).get("generate")  # a wrapper that someone put on this very model
-    model.generate = functools.partial(model.generate, custom_generate=loop)
-    try:
-        yield
-    finally:
-        del model.generate
-        if own is not None:
-            model.generate = own
-
-
-def _is_plain(config: GenerationConfig) -> bool:
-    """Whether a configuration asks for one sampled or greedy completion a row and no more."""
-    return (
-        (config.num_beams or 1) == 1
-        and (config.num_return_sequences or 1) == 1
-        and config.cache_implementation is None
-        and config.prompt_lookup_num_tokens is None
-        and config.use_cache is not False
-        and not config.return_dict_in_generate
-    )
+class DivergedError(RuntimeError):
+    """The policy's logits are not numbers any more."""
 
 
 def sample(
@@ -149,7 +91,7 @@ def _continue(
     input_ids: torch.Tensor,
     logits: torch.Tensor,
     logits_processor: Any,
-    ended: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ended: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
     generation_config: GenerationConfig,
 ) -> torch.Tensor:
     """Token after token, from the logits of the first; what `sample` returns."""
@@ -167,7 +109,7 @@ def _continue(
         chosen = _choose(scores, alive, rows, generation_config.do_sample, exact)
         chosen = torch.where(is_open, chosen, pad)
         tokens[alive, at] = chosen
-        is_open &= ~ended(tokens[alive, : at + 1], chosen)
+        is_open &= ~ended(tokens[alive, : at + 1], chosen, scores)
         if (at + 1 - start) % between == 0:
             left = int(is_open.sum())
             if left == 0:
@@ -179,23 +121,23 @@ def _continue(
         if at + 1 < end:
             logits = decoder.next(chosen, at)
     if not bool(torch.isfinite(logits).all()):
-        raise RuntimeError("the policy's logits are not finite: its weights have diverged")
+        raise DivergedError("the policy's logits are not finite: its weights have diverged")
     return tokens[:, : at + 1]
 
 
 def _end_test(
     criteria: StoppingCriteriaList, device: torch.device
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Whether each row has ended, given its tokens and the last of them; length aside."""
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Whether each row has ended, given its tokens, the last one and its scores; length aside."""
     marks = [c.eos_token_id.to(device) for c in criteria if hasattr(c, "eos_token_id")]
     kept = [c for c in criteria if not hasattr(c, "eos_token_id") and not hasattr(c, "max_length")]
     others = StoppingCriteriaList(kept)
 
-    def test(tokens: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+    def test(tokens: torch.Tensor, last: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         ended = torch.zeros_like(last, dtype=torch.bool)
         for ids in marks:
             ended |= (last[:, None] == ids).any(1)
-        return ended | others(tokens, None) if others else ended
+        return ended | others(tokens, scores) if others else ended
 
     return test
 

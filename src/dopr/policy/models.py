@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: a local folder, a Hub id, or the model that is shipped."""
+"""Models and tokenizers by name: a local folder, a Hub id, a GGUF file, or the shipped model."""
 
 from importlib import resources
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from datasets import Dataset
 
 from dopr.core.errors import UserError, unknown_name
+from dopr.policy.gguf import gguf_folder, is_gguf
 from dopr.policy.sampling import prompt_token_ids
 
 SHIPPED = "tiny-reasoner"
@@ -18,8 +19,10 @@ def resolve_model(name: str) -> str:
     """The folder or Hub id that `name` stands for.
 
     Raises:
-        UserError: the shipped model is not part of this installation.
+        UserError: the shipped model is not part of this installation, or a GGUF file is missing.
     """
+    if is_gguf(name):
+        return gguf_folder(name)
     if name != SHIPPED:
         return str(Path(name).expanduser()) if name.startswith("~") else name
     folder = Path(str(resources.files("dopr"))) / "assets" / SHIPPED
@@ -60,7 +63,7 @@ def load_model(
     """A causal language model and its tokenizer, on the CPU.
 
     Args:
-        name: local folder, Hub id, or `tiny-reasoner`.
+        name: local folder, Hub id, GGUF file, `smollm2-135m`, or `tiny-reasoner`.
         dtype: of the weights.
         trust_remote_code: run code that comes with the model.
 

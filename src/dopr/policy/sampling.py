@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from dopr.core.errors import UserError
-from dopr.policy.decoding import decoding_loop
+from dopr.policy.generation import decoding_loop
 
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
@@ -118,7 +118,7 @@ def generate(
                 input_ids=inputs.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
-                custom_generate=decoding_loop(model),
+                custom_generate=decoding_loop(model, config=config),
             )
             for row, ids in zip(batch, output[:, inputs.size(1) :].tolist(), strict=True):
                 result[row] = _until_end(ids, tokenizer.eos_token_id)

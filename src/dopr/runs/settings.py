@@ -1,13 +1,19 @@
 """What `dopr train` knows: every setting of a run, and the checks that refuse what cannot be."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dopr.core.configuration import at_least
+from dopr.core.configuration import at_least, check_choices
 from dopr.core.errors import UserError, unknown_name
-from dopr.core.ledger import check_discount
-from dopr.engines.trl.objectives import IBRO_SCHEDULES, OBJECTIVES, check_ibro, departures
+from dopr.engines.trl.objectives import OBJECTIVES, departures, laid_under
+from dopr.engines.trl.selection import MethodSettings, check_method
+
+_LOSS_TYPES = ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo")  # TRL's
+# Settings that an objective may lay and that have names of their own here, with what they are
+# without one.
+_LAID = {"ibro_coefficient": 0.0, "loss_type": "dapo", "scale_rewards": "group"}
 
 
 @dataclass
@@ -47,9 +53,24 @@ class EvalSettings:
             raise UserError("eval.temperature must not be negative and eval.top_p lie in (0, 1]")
 
 
+def passed(default: Any, choices: Sequence[str] | None = None) -> Any:
+    """A setting that goes to TRL as it is, under the same name."""
+    return field(default=default, metadata={"passed": True, "choices": choices})
+
+
+def stands_for(default: Any, *names: str) -> Any:
+    """A setting that TRL has under other names."""
+    return field(default=default, metadata={"stands_for": names})
+
+
+def one_of(default: str, *choices: str) -> Any:
+    """A setting of ours that knows these words."""
+    return field(default=default, metadata={"choices": choices})
+
+
 @dataclass
-class TrainSettings:
-    """What `dopr train` knows.
+class TaskSettings:
+    """What is trained, on what, and what is rewarded.
 
     Args:
         model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
@@ -61,11 +82,26 @@ class TrainSettings:
         judge: `path/to/file.py:name`, what scores the predictions of `rlpt` instead of the match
             of words, or null.
         reward_weights: one factor a reward.
+        reward_timeout_s: seconds that a reward from a file may take for a batch.
         reward_noise: share of the verdicts in training that are flipped (0 for 1 and 1 for 0), for
             studies; evaluation stays true.
-        reward_timeout_s: seconds that a reward from a file may take for a batch.
-        strategy: how prompts are chosen; `dopr strategies` lists the names.
-        strategy_args: the strategy's options.
+    """
+
+    model: str = "tiny-reasoner"
+    dataset: str | list[str] | None = None
+    eval_dataset: str | list[str] | None = None
+    reward: str | list[str] = "math"
+    judge: str | None = None
+    reward_weights: list[float] | None = passed(None)  # noqa: RUF009
+    reward_timeout_s: float = 60.0
+    reward_noise: float = 0.0
+
+
+@dataclass
+class TrainSettings(MethodSettings, TaskSettings):
+    """What `dopr train` knows: a task, a method (`MethodSettings`), and how the run goes.
+
+    Args:
         output_dir: the run directory.
         seed: of the weights that are new, the order of prompts and the sampling.
         steps: stop after so many optimiser steps.
@@ -83,19 +119,9 @@ class TrainSettings:
         max_completion_length: tokens.
         temperature: of training rollouts.
         top_p: of training rollouts.
-        objective: `grpo`, `dr_grpo`, `dapo`, `gspo`, `cispo`, `minirl` or `ibro`: a named preset
-            of `loss_type`, `scale_rewards` and TRL's clipping and importance sampling; what is set
-            beside it wins. Null means TRL's defaults.
-        ibro_coefficient: weight of the advantage-weighted token entropy in the objective; null
-            takes the objective's, which is 0 for all but `ibro`.
-        ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
         loss_type: TRL's name of the loss; null takes the objective's, else `dapo`.
         scale_rewards: TRL's `group`, `batch` or `none`; null takes the objective's, else `group`.
-        advantage_estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
-        ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, the lambda of
-            `dbb`; null takes the strategy's.
         beta: weight of the KL term.
-        empty_update: `take` or `skip` updates of steps without reward variance.
         data_seed: of reasoning-gym tasks that name no seed; equal for all runs of a comparison.
         split: of `dataset`.
         eval_split: of `eval_dataset`.
@@ -115,47 +141,30 @@ class TrainSettings:
         dtype: of the weights.
         bf16: mixed precision; null decides by the machine.
         gradient_checkpointing: null decides by the machine.
-        fast_decoding: sample with our own decoding loop where the model allows it.
         trust_remote_code: run code that comes with the model.
         threads: torch threads; null leaves the setting alone.
         trl: further settings of TRL's GRPOConfig, passed as they are.
     """
 
-    model: str = "tiny-reasoner"
-    dataset: str | list[str] | None = None
-    eval_dataset: str | list[str] | None = None
-    reward: str | list[str] = "math"
-    judge: str | None = None
-    reward_weights: list[float] | None = None
-    reward_timeout_s: float = 60.0
-    reward_noise: float = 0.0
-    strategy: str = "dopr"
-    strategy_args: dict[str, Any] = field(default_factory=dict)
     output_dir: str = "runs/train"
-    seed: int = 0
-    steps: int | None = None
+    seed: int = passed(0)
+    steps: int | None = stands_for(None, "max_steps")
     max_rollouts: int | None = None
     max_tokens: int | None = None
     max_seconds: float | None = None
-    num_generations: int = 8
-    batch_size: int | None = None
+    num_generations: int = passed(8)
+    batch_size: int | None = stands_for(None, "per_device_train_batch_size")
     gradient_accumulation_steps: int | None = None
-    learning_rate: float = 1e-6
-    num_iterations: int = 1
-    lr_scheduler_type: str = "constant"
-    warmup_steps: int = 0
-    max_completion_length: int = 256
-    temperature: float = 1.0
-    top_p: float = 1.0
-    objective: str | None = None
-    ibro_coefficient: float | None = None
-    ibro_schedule: str = "constant"
-    loss_type: str | None = None
-    scale_rewards: str | bool | None = None
-    advantage_estimator: str = "group"
-    ledger_discount: float | None = None
-    beta: float = 0.0
-    empty_update: str = "take"
+    learning_rate: float = passed(1e-6)
+    num_iterations: int = passed(1)
+    lr_scheduler_type: str = passed("constant")
+    warmup_steps: int = passed(0)
+    max_completion_length: int = passed(256)
+    temperature: float = passed(1.0)
+    top_p: float = passed(1.0)
+    loss_type: str | None = passed(None, _LOSS_TYPES)
+    scale_rewards: str | bool | None = passed(None, ("batch", "group", "none"))
+    beta: float = passed(0.0)
     data_seed: int = 0
     split: str = "train"
     eval_split: str = "test"
@@ -163,35 +172,31 @@ class TrainSettings:
     columns: dict[str, str] | None = None
     chat: bool = False
     system_prompt: str | None = None
-    overlong_prompts: str = "error"
+    overlong_prompts: str = one_of("error", "drop", "error")
     eval: EvalSettings = field(default_factory=EvalSettings)
-    save_every: int = 50
-    save_total_limit: int | None = 2
-    completions_every: int = 10
-    report_to: str | list[str] = "none"
+    save_every: int = stands_for(50, "save_steps", "save_strategy")
+    save_total_limit: int | None = passed(2)
+    completions_every: int = stands_for(10, "log_completions")
+    report_to: str | list[str] = passed("none")  # noqa: RUF009
     lora: dict[str, Any] | None = None
-    use_vllm: bool = False
-    vllm_mode: str = "colocate"
-    dtype: str = "float32"
+    use_vllm: bool = passed(False)
+    vllm_mode: str = passed("colocate", ("colocate", "server"))
+    dtype: str = one_of("float32", "bfloat16", "float16", "float32")
     bf16: bool | None = None
     gradient_checkpointing: bool | None = None
-    fast_decoding: bool = True
     trust_remote_code: bool = False
     threads: int | None = None
     trl: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Lay the objective's settings under what is given."""
-        preset = OBJECTIVES.get(self.objective or "")
-        usual = {"loss_type": "dapo", "scale_rewards": "group"}
-        rest = dict(preset.settings) if preset else {}
-        for name, default in usual.items():
-            value = rest.pop(name, default)
-            if getattr(self, name) is None:
-                setattr(self, name, value)
-        self.trl = rest | self.trl
-        if self.ibro_coefficient is None:
-            self.ibro_coefficient = preset.ibro_coefficient if preset else 0.0
+        own = {name: getattr(self, name) for name in _LAID}
+        given = self.trl | {name: value for name, value in own.items() if value is not None}
+        objective = self.objective if self.objective in OBJECTIVES else None  # refused by `check`
+        found = _LAID | laid_under(objective, given)
+        for name in own:
+            setattr(self, name, found.pop(name))
+        self.trl = found
 
     def check(self) -> None:
         """Refuse what cannot be run, before anything is loaded.
@@ -234,14 +239,11 @@ class TrainSettings:
             raise UserError(f"reward_noise is {self.reward_noise}; it must lie in [0, 1)")
         at_least(self, 0, "save_every", "completions_every", "warmup_steps", "seed")
         at_least(self, 2, "num_generations")
-        for name, known in _CHOICES.items():
-            value = getattr(self, name)
-            if isinstance(value, str) and value not in known:
-                raise unknown_name(name, value, known)
+        check_choices(self, TrainSettings)
         if self.learning_rate <= 0 or self.temperature <= 0:
             raise UserError("learning_rate and temperature must be above 0")
         self.eval.check()
-        check_discount(self.ledger_discount)
+        check_method(self)
         self._check_trl()
         self._check_objective()
         rewards = [self.reward] if isinstance(self.reward, str) else self.reward
@@ -250,6 +252,13 @@ class TrainSettings:
         make_strategy(
             self.strategy, **{"num_generations": self.num_generations, **self.strategy_args}
         )
+
+    @property
+    def for_trainer(self) -> dict[str, Any]:
+        """What goes to the trainer's config as it is; the objective is laid already."""
+        names = {f.name for f in dataclasses.fields(MethodSettings)} - {"objective"}
+        names |= {f.name for f in dataclasses.fields(self) if f.metadata.get("passed")}
+        return {name: getattr(self, name) for name in names}
 
     @property
     def limits(self) -> dict[str, float | None]:
@@ -275,7 +284,6 @@ class TrainSettings:
         return departures(self.objective, self.trl | own)
 
     def _check_objective(self) -> None:
-        check_ibro(self.ibro_coefficient, self.ibro_schedule)
         _ = self.objective_departures  # refuses what contradicts itself
         decays = self.ibro_coefficient and self.ibro_schedule != "constant"
         if decays and self.steps is self.max_rollouts is None:
@@ -285,11 +293,12 @@ class TrainSettings:
             )
 
     def _check_trl(self) -> None:
-        own = {f.name for f in dataclasses.fields(self)} - {"trl", "eval"}
+        specs = dataclasses.fields(self)
+        own = {f.name: f.name for f in specs if f.name not in ("trl", "eval")}
+        own |= {other: f.name for f in specs for other in f.metadata.get("stands_for", ())}
         for key in self.trl:
-            if key in own or key in _OWN_NAMES:
-                name = _OWN_NAMES.get(key, key)
-                raise UserError(f"trl.{key} has its own setting here; use `{name}`")
+            if key in own:
+                raise UserError(f"trl.{key} has its own setting here; use `{own[key]}`")
         if self.trl:
             from dopr.engines.trl.config import DoPRConfig
 
@@ -297,25 +306,3 @@ class TrainSettings:
             for key in self.trl:
                 if key not in known:
                     raise unknown_name("TRL setting", f"trl.{key}", [f"trl.{k}" for k in known])
-
-
-_CHOICES = {
-    "objective": tuple(OBJECTIVES),
-    "ibro_schedule": IBRO_SCHEDULES,
-    "loss_type": ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"),
-    "scale_rewards": ("batch", "group", "none"),
-    "advantage_estimator": ("dbb", "group", "leave_one_out", "zvp"),
-    "empty_update": ("skip", "take"),
-    "overlong_prompts": ("drop", "error"),
-    "vllm_mode": ("colocate", "server"),
-    "dtype": ("bfloat16", "float16", "float32"),
-}
-
-# TRL's names of settings that are called otherwise here.
-_OWN_NAMES = {
-    "max_steps": "steps",
-    "per_device_train_batch_size": "batch_size",
-    "save_steps": "save_every",
-    "save_strategy": "save_every",
-    "log_completions": "completions_every",
-}

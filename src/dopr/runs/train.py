@@ -16,6 +16,7 @@ from dopr.core.configuration import to_mapping, to_yaml
 from dopr.core.errors import UserError
 from dopr.core.files import write_atomically
 from dopr.core.json_lines import read_lines
+from dopr.core.preparation import Sizes, prepare
 from dopr.engines.trl import checkpoints
 from dopr.engines.trl.config import DoPRConfig
 from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, naming_a_lost_process
@@ -37,16 +38,6 @@ from dopr.tasks import load_task
 
 logger = logging.getLogger(__name__)
 
-# Settings that TRL calls as we do.
-_SAME_NAME = (
-    *("strategy", "strategy_args", "advantage_estimator", "empty_update", "num_generations"),
-    "ledger_discount",
-    *("seed", "learning_rate", "lr_scheduler_type", "warmup_steps", "max_completion_length"),
-    "num_iterations",
-    *("temperature", "top_p", "loss_type", "scale_rewards", "beta", "reward_weights"),
-    *("ibro_coefficient", "ibro_schedule", "fast_decoding"),
-    *("save_total_limit", "use_vllm", "vllm_mode", "report_to"),
-)
 _NO_END = 10**9  # steps, where tokens or seconds end the run
 _MOST_ROWS = 128  # rollouts in one forward pass of the update where nothing is said
 
@@ -236,7 +227,8 @@ def batch_shape(settings: TrainSettings) -> tuple[int, int]:
     """Rollouts in a forward pass and passes in an update; what is not set fits the strategy."""
     options = {"num_generations": settings.num_generations} | settings.strategy_args
     strategy = make_strategy(settings.strategy, **options)
-    prompts = getattr(strategy, "prompts_per_step", 1) or strategy.usual_prompts
+    ready = prepare(strategy, Sizes(prompts_per_step=strategy.usual_prompts))
+    prompts = getattr(ready, "prompts_per_step", 1)
     rows = prompts * settings.num_generations
     batch, passes = settings.batch_size, settings.gradient_accumulation_steps
     if batch is None:
@@ -258,10 +250,9 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
     """
     on_gpu = torch.cuda.is_available()
     batch, passes = batch_shape(settings)
-    same = {name: getattr(settings, name) for name in _SAME_NAME}
     iterations = settings.num_iterations
     bf16, checkpointing = settings.bf16, settings.gradient_checkpointing
-    values: dict[str, Any] = same | {
+    values: dict[str, Any] = settings.for_trainer | {
         "output_dir": str(run_dir),
         # A step costs at least one rollout, so this never stops a run before its budget does.
         "max_steps": settings.steps or settings.max_rollouts or _NO_END,

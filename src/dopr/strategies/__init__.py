@@ -6,6 +6,7 @@ from dopr.strategies.methods.coba_rl import CobaRL
 from dopr.strategies.methods.cures import CurES
 from dopr.strategies.methods.dapo import DAPO
 from dopr.strategies.methods.dopr import DoPR
+from dopr.strategies.methods.dopr_paper import DoPRPaper
 from dopr.strategies.methods.dots import DOTS
 from dopr.strategies.methods.greso import GRESO
 from dopr.strategies.methods.history_variance import HistoryVariance
@@ -46,6 +47,7 @@ __all__ = [
     "CobaRL",
     "CurES",
     "DoPR",
+    "DoPRPaper",
     "Group",
     "HistoryVariance",
     "Knapsack",

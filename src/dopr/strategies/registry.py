@@ -4,12 +4,14 @@ import dataclasses
 from typing import Any
 
 from dopr.core.errors import UserError, unknown_name
-from dopr.core.strategy import Strategy, check_options
+from dopr.core.preparation import check_options
+from dopr.core.strategy import Strategy
 from dopr.strategies.methods.ar3po import AR3PO
 from dopr.strategies.methods.coba_rl import CobaRL
 from dopr.strategies.methods.cures import CurES
 from dopr.strategies.methods.dapo import DAPO
 from dopr.strategies.methods.dopr import DoPR
+from dopr.strategies.methods.dopr_paper import DoPRPaper
 from dopr.strategies.methods.dots import DOTS
 from dopr.strategies.methods.greso import GRESO
 from dopr.strategies.methods.history_variance import HistoryVariance
@@ -34,6 +36,7 @@ _CLASSES: tuple[type[Strategy], ...] = (
     Uniform,
     OneShot,
     DoPR,
+    DoPRPaper,
     DAPO,
     GRESO,
     MoPPS,
@@ -61,11 +64,6 @@ STRATEGIES: dict[str, type[Strategy]] = {cls.name: cls for cls in _CLASSES}
 # A preset is a strategy with some options set; the table of `dopr strategies` lists it too.
 PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
     "uniform-1": ("uniform", {"prompts_per_step": 1}, "one random prompt a step"),
-    "dopr-paper": (
-        "dopr",
-        {"prompts_per_step": 1, "prior": "optimistic", "exploration": 1.0, "discount": 0.9},
-        "DoPR's plain reconstruction: unseen prompts look like fair coins",
-    ),
 }
 
 

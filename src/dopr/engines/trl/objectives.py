@@ -146,13 +146,30 @@ def departures(name: str, values: Mapping[str, Any]) -> list[str]:
     return [
         f"objective {name!r} has {key} {usual!r}; the setting {values[key]!r} wins"
         for key, usual in preset.items()
-        if key in values and _plain(values[key]) != usual
+        if key in values and _plain(key, values[key]) != usual
     ]
 
 
-def _plain(value: Any) -> Any:
+def _plain(key: str, value: Any) -> Any:
     """`scale_rewards` may be given as true or false."""
-    return {True: "group", False: "none"}.get(value, value) if isinstance(value, bool) else value
+    is_switch = key == "scale_rewards" and isinstance(value, bool)
+    return {True: "group", False: "none"}[value] if is_switch else value
+
+
+def laid_under(objective: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a preset with what is given laid over them; of no preset what is given alone.
+
+    Args:
+        objective: name of the preset, or None.
+        given: settings of a trainer, those that somebody has set.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    if objective is None:
+        return dict(given)
+    preset = find_objective(objective)
+    return {"ibro_coefficient": preset.ibro_coefficient, **preset.settings, **given}
 
 
 def fill_config(args: Any) -> None:
@@ -168,27 +185,14 @@ def fill_config(args: Any) -> None:
     """
     if args.objective is None:
         return
-    objective = find_objective(args.objective)
     defaults = {f.name: f.default for f in dataclasses.fields(args)}
-    for key, value in objective.settings.items():
-        if getattr(args, key) == defaults[key]:
-            setattr(args, key, value)
-    for departure in departures(args.objective, {k: getattr(args, k) for k in objective.settings}):
+    names = laid_under(args.objective, {})
+    given = {k: getattr(args, k) for k in names if getattr(args, k) != defaults[k]}
+    for key, value in laid_under(args.objective, given).items():
+        setattr(args, key, value)
+    settings = find_objective(args.objective).settings
+    for departure in departures(args.objective, {k: getattr(args, k) for k in settings}):
         logger.warning(departure)
-    if args.ibro_coefficient is None:
-        args.ibro_coefficient = objective.ibro_coefficient
-
-
-def check_ibro(coefficient: float | None, schedule: str) -> None:
-    """Refuse options of IBRO's term that make no sense.
-
-    Raises:
-        UserError: a negative coefficient or an unknown schedule.
-    """
-    if coefficient is not None and coefficient < 0:
-        raise UserError(f"ibro_coefficient is {coefficient}; it must not be negative")
-    if schedule not in IBRO_SCHEDULES:
-        raise unknown_name("ibro_schedule", schedule, IBRO_SCHEDULES)
 
 
 def ibro_weight(coefficient: float, schedule: str, progress: float) -> float:

@@ -1,6 +1,5 @@
 """Rounds of rollouts as TRL made them, and the groups cut from them."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,6 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.engines.trl import rollout_tensors
-from dopr.policy.final_answers import disagreement
 from dopr.strategies import Group, Request, Strategy
 
 
@@ -147,7 +145,7 @@ def make_groups(
             tokens[rows],
             step,
             entropies=None if entropies is None else entropies[rows],
-            disagreement=math.nan if answers is None else disagreement(answers[rows]),
+            answers=None if answers is None else tuple(answers[rows]),
             handle=(Segment(done, start, request.num_rollouts),),
         )
         groups.append(group)

@@ -1,7 +1,6 @@
 """From a trainer's settings to the driver that runs its strategy."""
 
 import importlib.util
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from numpy.typing import NDArray
 
 from dopr.core.driver import Driver
 from dopr.core.errors import UserError
-from dopr.core.strategy import UsualSize, check_options
+from dopr.core.preparation import Sizes, leaves_prompts_open
 from dopr.core.stream import OfferedStream, PromptStream
 from dopr.engines.prompt_pool import prompt_categories
-from dopr.engines.trl.config import Selection
+from dopr.engines.trl.selection import Selection
 from dopr.policy.measuring import QUANTITIES
-from dopr.strategies import Strategy, Uniform, make_strategy
+from dopr.strategies import Strategy, make_strategy
 
 _ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
 
@@ -119,30 +118,22 @@ def make_driver(
     Raises:
         UserError: unknown strategy or option.
     """
-    if isinstance(strategy, Strategy):
-        given = {f.name: getattr(strategy, f.name) for f in fields(strategy) if f.init}
-        check_options(type(strategy), given)
-        if isinstance(strategy.num_generations, UsualSize):
-            strategy.num_generations = args.num_generations
-    else:
+    if not isinstance(strategy, Strategy):
         options = settings.strategy_args
         if isinstance(options, str):
             raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
         options = {"num_generations": args.num_generations} | (options or {})
         strategy = make_strategy(strategy or settings.strategy, **options)
     stream = PromptStream(len(pool), args.seed)
-    if getattr(strategy, "prompts_per_step", 1) is None:
-        room = max(1, args.generation_batch_size // args.num_generations)
-        if isinstance(strategy, Uniform):
-            # Without options uniform choice is plain GRPO: the trainer's batch and its order.
-            strategy.prompts_per_step = room
-            stream = OfferedStream(len(pool), args.seed)
-        else:
-            vars(strategy)["prompts_per_step"] = min(strategy.usual_prompts, room)
+    if strategy.fills_batch and leaves_prompts_open(strategy):
+        # Without options uniform choice is plain GRPO: the trainer's batch and its order.
+        stream = OfferedStream(len(pool), args.seed)
     stream.categories = prompt_categories(pool)
+    room = max(1, args.generation_batch_size // args.num_generations)
     return Driver(
         strategy,
         stream,
+        sizes=Sizes(args.num_generations, room),
         max_rounds=settings.max_rounds,
         can_measure=QUANTITIES,
         discount=settings.ledger_discount,

@@ -26,7 +26,6 @@ from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
 from dopr.engines.prompt_pool import prompt_names
 from dopr.engines.trl import checkpoints, rollout_tensors
 from dopr.engines.trl.completion_table import clear_table, correct_advantages
-from dopr.engines.trl.config import Selection
 from dopr.engines.trl.micro_batches import (
     cut_micro_batches,
     loss_mask,
@@ -45,10 +44,11 @@ from dopr.engines.trl.rounds import (
     unpack_handle,
 )
 from dopr.engines.trl.schedule import run_over_rollouts, share_over
+from dopr.engines.trl.selection import Selection
 from dopr.engines.trl.setup import check_engine, check_pool, loader_order, loader_rows, make_driver
-from dopr.policy.decoding import faster_generation
 from dopr.policy.entropies import EntropyTotals, entropy_rows, mean_entropies
 from dopr.policy.final_answers import final_answers
+from dopr.policy.generation import faster_generation
 from dopr.policy.measuring import measure
 from dopr.policy.sampling import Sampling, weighted_total
 from dopr.strategies import Group, Measure, Request, Strategy

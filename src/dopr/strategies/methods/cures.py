@@ -63,6 +63,10 @@ class CurES(UnequalGroups):
         )
         require(0 < self.discount <= 1, f"discount is {self.discount}; it must lie in (0, 1]")
 
+    @property
+    def ledger_discount(self) -> float:
+        return self.discount
+
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         if self.candidates is None:
             candidates = np.arange(prompts.size)

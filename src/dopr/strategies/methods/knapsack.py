@@ -58,6 +58,10 @@ class Knapsack(UnequalGroups):
         require(0 < self.discount <= 1, f"discount is {self.discount}; it must lie in (0, 1]")
         require(self.prior_strength >= 0, "prior_strength must not be negative")
 
+    @property
+    def ledger_discount(self) -> float:
+        return self.discount
+
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         ids = prompts.draw(min(self.prompts_per_step, prompts.size))
         rates = success_rates(ledger, ids, self.prior_strength)

@@ -14,7 +14,8 @@ class Uniform(Strategy):
 
     Args:
         prompts_per_step: prompts in a step, one is allowed. None takes the trainer's batch shape
-            and the trainer's own prompt order, and then equals plain GRPO exactly.
+            and the trainer's own prompt order, and then equals plain GRPO exactly; where there is
+            no trainer, one prompt.
 
     Source: GRPO [2402.03300]. Cost: every prompt drawn is paid for, informative or not.
     """
@@ -23,6 +24,7 @@ class Uniform(Strategy):
     summary = "the next prompts of a random order, equal groups"
     source = "GRPO, arXiv 2402.03300"
     mark = "V"
+    fills_batch = True
 
     prompts_per_step: int | None = None
 

@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 from dopr.core.strategy import Group, Request, require
 from dopr.core.stream import PromptStream
 
+_SORTED_UP_TO = 4096  # scores; beyond that only the best are sorted
+
 
 def draw_new(prompts: PromptStream, count: int, excluded: Iterable[int] = ()) -> list[int]:
     """The next `count` distinct prompts that are not excluded.
@@ -44,6 +46,28 @@ def nearest(
         rng: the stream's generator.
     """
     return np.lexsort((rng.random(len(values)), np.abs(values - target)))[:count]
+
+
+def best(scores: NDArray[np.float32], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Positions of the `count` highest scores, highest first; ties fall by `rng`.
+
+    Args:
+        scores: shape (k,).
+        count: positions wanted; all k where there are fewer.
+        rng: the stream's generator.
+    """
+    if count == 1:
+        tied = (scores == scores.max()).nonzero()[0]
+        # NumPy draws nothing for a single one either, but takes its time.
+        return tied[rng.integers(len(tied), size=1)] if len(tied) > 1 else tied
+    if len(scores) <= _SORTED_UP_TO:
+        return np.lexsort((rng.random(len(scores)), -scores))[:count]
+    # Sorting a million would take longer than scoring them.
+    edge = np.partition(scores, len(scores) - count)[len(scores) - count]
+    above, level = np.flatnonzero(scores > edge), np.flatnonzero(scores == edge)
+    drawn = rng.choice(level, size=count - len(above), replace=False)
+    chosen = np.concatenate([above, drawn])
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
 def split_group(

@@ -1,0 +1,120 @@
+"""What is ours among the settings of a training run, told once.
+
+`DoPRConfig` adds it to TRL's settings and `dopr train` to those of a run directory; both check it
+by the same rules. Nothing heavy is imported here.
+"""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from dopr.core.advantages import ESTIMATORS
+from dopr.core.configuration import at_least, check_choices
+from dopr.core.driver import MAX_ROUNDS
+from dopr.core.errors import UserError
+from dopr.core.ledger import check_discount
+from dopr.engines.trl.objectives import IBRO_SCHEDULES, OBJECTIVES
+
+
+@dataclass
+class MethodSettings:
+    """How prompts are chosen, and what an update makes of their rollouts.
+
+    Args:
+        strategy: how prompts are chosen: a name (`dopr strategies` lists them) or
+            `path/to/file.py:Class`.
+        strategy_args: the strategy's options.
+        objective: a named preset of the loss (`dopr.engines.trl.objectives`); what is set beside it
+            wins. None leaves the loss alone.
+        ibro_coefficient: weight of the advantage-weighted token entropy; None takes the
+            objective's, which is 0 for all but `ibro`.
+        ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
+        advantage_estimator: `group` (TRL's own), `leave_one_out`, `dbb` or `zvp`; see
+            `dopr.core.advantages`. `scale_rewards` does not apply to `dbb`.
+        ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, in what
+            strategies and the advantages of `dbb` know of it (there it is lambda). None takes the
+            strategy's, which is 1 for most.
+        empty_update: what to do in a step whose groups all lack reward variance. `take` the
+            optimiser step on what there is, as TRL does (momentum and decay still act), or `skip`
+            it. A step with nothing to train on at all is always skipped.
+        fast_decoding: sample with our own decoding loop where the model allows
+            (`dopr.policy.decoding`); it spends less between the tokens.
+    """
+
+    strategy: str = field(default="dopr", metadata={"help": "How prompts are chosen."})
+    strategy_args: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Options of the strategy."}
+    )
+    objective: str | None = field(
+        default=None,
+        metadata={"help": "A named preset of the loss settings.", "choices": tuple(OBJECTIVES)},
+    )
+    ibro_coefficient: float | None = field(
+        default=None, metadata={"help": "Weight of the advantage-weighted token entropy."}
+    )
+    ibro_schedule: str = field(
+        default="constant",
+        metadata={"help": "Of that weight over the run.", "choices": IBRO_SCHEDULES},
+    )
+    advantage_estimator: str = field(
+        default="group",
+        metadata={"help": "Rewards to advantages.", "choices": tuple(ESTIMATORS)},
+    )
+    ledger_discount: float | None = field(
+        default=None, metadata={"help": "Factor on a prompt's older rewards at each visit."}
+    )
+    empty_update: str = field(
+        default="take",
+        metadata={"help": "Updates of steps without variance.", "choices": ("take", "skip")},
+    )
+    fast_decoding: bool = field(
+        default=True, metadata={"help": "Sample with our own decoding loop where possible."}
+    )
+
+
+def check_method(settings: MethodSettings) -> None:
+    """Refuse what cannot be.
+
+    Raises:
+        UserError: an unknown choice or a number outside its limits.
+    """
+    check_choices(settings, MethodSettings)
+    check_discount(settings.ledger_discount)
+    if settings.ibro_coefficient is not None and settings.ibro_coefficient < 0:
+        raise UserError(f"ibro_coefficient is {settings.ibro_coefficient}; it must not be negative")
+
+
+@dataclass
+class Selection(MethodSettings):
+    """All that a trainer knows beyond TRL's settings; a plain GRPOConfig gives the defaults.
+
+    Args:
+        rollout_budget: the learning rate's schedule runs over so many rollouts instead of over
+            optimiser steps, so that strategies whose steps cost unequally end it together; warmup
+            is then counted in rollouts too. None leaves the schedule alone.
+        max_rounds: a strategy that asks for rollouts more often within one step is stopped, and the
+            step is taken on what it has.
+    """
+
+    rollout_budget: int | None = field(
+        default=None, metadata={"help": "Run the learning rate's schedule over so many rollouts."}
+    )
+    max_rounds: int = field(
+        default=MAX_ROUNDS,
+        metadata={"help": "Most rounds of rollouts a strategy may ask for in a step."},
+    )
+
+    @classmethod
+    def of(cls, args: Any) -> "Selection":
+        """What stands in a trainer's settings, of whatever class."""
+        names = [f.name for f in fields(cls) if hasattr(args, f.name)]
+        return cls(**{name: getattr(args, name) for name in names})
+
+
+def check_selection(settings: Selection) -> None:
+    """Refuse what cannot be.
+
+    Raises:
+        UserError: an unknown choice or a number outside its limits.
+    """
+    check_method(settings)
+    at_least(settings, 1, "rollout_budget", "max_rounds")
