@@ -45,6 +45,7 @@ class Game:
     def __post_init__(self) -> None:
         stream = Ascending(self.size, seed=0)
         self.driver = Driver(self.strategy, stream, can_measure=frozenset({"embedding"}))
+        self.strategy = self.driver.strategy  # the copy that runs
 
     def roll_out(self, requests: list[Request]) -> list[Group]:
         self.asked.append([(r.prompt_id, r.num_rollouts) for r in requests])

@@ -35,6 +35,7 @@ def test_cobas_values_by_scipys_density() -> None:
 def test_coba_starts_even_and_then_shuns_what_teaches_nothing() -> None:
     strategy = CobaRL(prompts_per_step=4, num_generations=8, window=2)
     driver = Driver(strategy, PromptStream(4, 0))
+    strategy = driver.strategy  # the copy that runs
     success = np.array([0.0, 0.5, 0.5, 1.0])
     alternating = {0: [0] * 8, 1: [0, 1] * 4, 2: [0, 1] * 4, 3: [1] * 8}
 
@@ -54,6 +55,7 @@ def test_coba_starts_even_and_then_shuns_what_teaches_nothing() -> None:
 def test_cobas_failure_rate_is_a_moving_average() -> None:
     strategy = CobaRL(prompts_per_step=1, window=2)
     driver = Driver(strategy, PromptStream(1))
+    strategy = driver.strategy  # the copy that runs
     for right in (1, 0, 0, 1):
         driver.step(lambda requests, right=right: [group(0, [right] * 4 + [0] * 4)])
     driver.step(lambda requests: [group(0, [np.nan] * 8)])

@@ -32,6 +32,7 @@ def test_greso_refills_as_its_official_code() -> None:
 def test_greso_counts_streaks_and_holds_its_targets() -> None:
     strategy = GRESO(prompts_per_step=2)
     game = Game(strategy, shares([1, 0, *[0.5] * 6]), 8)
+    strategy = game.strategy  # the copy that runs
     game.step()
     assert game.asked == [[(0, 8), (1, 8), (2, 8)], [(3, 8), (4, 8), (5, 8)]]  # one epoch
     assert strategy._easy_streak.tolist()[:2] == [1, 0]

@@ -32,6 +32,7 @@ def test_oracle_measures_for_free_and_takes_the_best() -> None:
 def test_oracle_moves_on_from_a_prompt_that_is_learned() -> None:
     strategy = Oracle(refresh=100, samples=8)
     driver = Driver(strategy, PromptStream(2), can_measure=QUANTITIES)
+    strategy = driver.strategy  # the copy that runs
 
     def solved(requests: list[Request]) -> list[Group]:
         return [group(r.prompt_id, [1] * 8) for r in requests]

@@ -20,6 +20,7 @@ def test_pcl_learns_to_find_prompts_of_medium_difficulty() -> None:
 def test_pcl_remembers_the_last_reward_of_a_window_of_prompts() -> None:
     strategy = PCL(prompts_per_step=2, candidates_factor=1, window=3)
     game = Game(strategy, shares([0, 0.5, 1, 0.5, 1]), 5, np.eye(5))
+    strategy = game.strategy  # the copy that runs
     for _ in range(3):
         game.step()  # prompts 0 1, 2 3, 4 0
     rewards = dict(zip(strategy._seen.tolist(), strategy._rewards.tolist(), strict=True))

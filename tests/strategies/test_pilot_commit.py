@@ -33,6 +33,7 @@ def test_pilot_commit_drops_only_after_enough_rollouts() -> None:
     strategy = PilotCommit(prompts_per_step=1, drop_after=4, max_rounds=2)
     left = {0: [[1, 1], [1, 0], [0, 1], [1, 1], [1, 1]], 1: [[0, 0]] * 9}
     game = Game(strategy, lambda prompt, n: (left[prompt].pop(0) * n)[:n], 2)
+    strategy = game.strategy  # the copy that runs
     game.step()  # 2 of 2, then 1 of 2: the count starts again, and prompt 0 is to be committed to
     assert strategy._solved.tolist() == [0, 0]
     assert game.kept() == [0] and game.asked[0][0] == (0, 6)
@@ -45,6 +46,7 @@ def test_pilot_commit_drops_only_after_enough_rollouts() -> None:
 def test_pilot_commit_throws_pilots_away_once_they_are_older_than_four_steps() -> None:
     strategy = PilotCommit(prompts_per_step=1, num_generations=8)
     game = Game(strategy, shares([0.5] * 40), 40)
+    strategy = game.strategy  # the copy that runs
     ages = []
     for _ in range(12):
         step = game.driver.ledger.step

@@ -74,6 +74,7 @@ def test_pre_run_inside_the_run_watches_every_prompt_each_epoch() -> None:
     # Only prompt 4 changes between the two epochs; the last step of the pre-run is a short one.
     strategy = HistoryVariance(prerun_epochs=2, prompts_per_step=4, num_generations=2)
     driver = Driver(strategy, PromptStream(5, 3))
+    strategy = driver.strategy  # the copy that runs
 
     def roll_out(requests: list[Request]) -> list[Group]:
         visits = driver.ledger.visits

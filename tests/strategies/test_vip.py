@@ -85,6 +85,7 @@ def test_vips_allocation_is_optimal(ps: list[float], extra: int, estimator: Any)
 def test_vips_prediction_is_the_gaussian_process_mean() -> None:
     strategy = VIP(prompts_per_step=2, length_scale=1.0, signal_std=0.5)
     driver = Driver(strategy, PromptStream(2), can_measure=QUANTITIES)
+    strategy = driver.strategy  # the copy that runs
     places = np.array([[0.0, 0.0], [1.0, 1.0]])
     rewards = {0: [0, 0, 0, 1], 1: [1, 1, 1, 0, 1, 1, 1, 0]}
     driver.step(
@@ -104,6 +105,7 @@ def test_vip_learns_success_from_embeddings_and_bounds_its_memory() -> None:
     success = np.repeat([0.0, 1.0, 0.5], 40)
     strategy = VIP(memory=30)
     driver = Driver(strategy, PromptStream(120, 0), can_measure=QUANTITIES)
+    strategy = driver.strategy  # the copy that runs
     roll_out, measure = bernoulli_pool(success), measurer(success)
     for _ in range(10):
         driver.step(roll_out, measure)
