@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dopr import Request, Strategy
-from dopr.core.success_rates import success_rates
+from dopr import Ledger, PromptStream, Request, StepPlan, Strategy, require, success_rates
 
 
 @dataclass
@@ -14,13 +13,14 @@ class NearHalf(Strategy):
 
     name = "near-half"
     summary = "of the candidates, those solved about half of the time"
-    source = "own"
-    mark = "I"
 
     candidates: int = 32
     prompts_per_step: int = 4
 
-    def step(self, prompts, ledger):
+    def __post_init__(self) -> None:
+        require(self.candidates >= 1, f"candidates is {self.candidates}; it must be at least 1")
+
+    def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         candidates = prompts.draw(min(self.candidates, prompts.size))
         distance = np.abs(success_rates(ledger, candidates) - 0.5)
         tie_break = prompts.rng.random(len(candidates))

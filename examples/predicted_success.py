@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dopr import Measure, Request, Strategy
+from dopr import Ledger, Measure, PromptStream, Request, StepPlan, Strategy
 from dopr.runs.reward_model import SuccessPredictor
 
 
@@ -14,8 +14,6 @@ class PredictedHalf(Strategy):
 
     name = "predicted-half"
     summary = "of the candidates, those predicted to be solved about half of the time"
-    source = "own"
-    mark = "I"
     measures = frozenset({"embedding"})
 
     predictor: str = "runs/predictor"
@@ -25,7 +23,7 @@ class PredictedHalf(Strategy):
     # Saved with the run: the policy moves, so a prompt measured again would be predicted otherwise.
     _predicted: np.ndarray = field(default_factory=lambda: np.empty(0), init=False, repr=False)
 
-    def step(self, prompts, ledger):
+    def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         if len(self._predicted) != prompts.size:
             self._predicted = np.full(prompts.size, np.nan)
         ids = prompts.draw(min(self.candidates, prompts.size))

@@ -150,7 +150,7 @@ def fake_round(rows: int, width: int, per_token: bool, engine: bool = True) -> R
     if engine:
         batch["sampling_per_token_logps"] = code + 0.5
         batch["importance_sampling_ratio"] = code if per_token else code[:, :1]
-    return Round(batch, rows, advantages_hold=False)
+    return Round(batch, rows, np.zeros((rows, 1)), advantages_hold=False)
 
 
 def cut(groups: list[Group], size: int = 4, steps: int = 4) -> list[dict[str, Any]]:
@@ -165,6 +165,7 @@ def cut(groups: list[Group], size: int = 4, steps: int = 4) -> list[dict[str, An
         steps_per_generation=steps,
         gradient_accumulation_steps=steps,
         per_device_train_batch_size=size,
+        pad_to_multiple_of=None,
     )
     trained = [(g, np.arange(g.num_rollouts, dtype=np.float64)) for g in groups]
     pieces = cut_micro_batches(trained, args, accelerator, "dapo", pad_token_id=0)

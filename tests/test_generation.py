@@ -156,6 +156,24 @@ def test_generation_settings_of_the_models_own_count_as_in_plain_grpo(
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("strategy", ["dopr", "uniform"])
+@pytest.mark.parametrize("adapters", [False, True], ids=["whole", "lora"])
+def test_known_models_sample_by_our_loop_in_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, adapters: bool
+) -> None:
+    # Reading embeddings for the choice leaves hooks of the library on every layer.
+    calls, ours = [], generation.sample
+
+    def counted(*args: Any, **kwargs: Any) -> torch.Tensor:
+        calls.append(args)
+        return ours(*args, **kwargs)
+
+    monkeypatch.setattr(generation, "sample", counted)
+    peft = {"peft_config": LoraConfig(task_type="CAUSAL_LM")} if adapters else {}
+    train(DoPRTrainer, quick(tmp_path, max_steps=3, strategy=strategy), make_model(), **peft)
+    assert len(calls) == 3
+
+
 def test_settings_that_want_another_loop_get_it() -> None:
     model = make_model().eval()
     sampled = GenerationConfig(do_sample=True)

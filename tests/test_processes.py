@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,11 @@ from tiny import make_model
 SCRIPT = Path(__file__).parent / "helpers" / "processes_script.py"
 
 
-def run(output: Path, strategy: str, processes: int) -> Path:
+def run(output: Path, strategy: str, processes: int, **settings: Any) -> Path:
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
     command = [sys.executable, *(launch if processes > 1 else []), str(SCRIPT), str(output)]
     done = subprocess.run(
-        [*command, strategy],
+        [*command, strategy, json.dumps(settings)],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -49,3 +50,22 @@ def test_two_processes_equal_one(tmp_path: Path, strategy: str) -> None:
         )
     before = torch.cat([p.detach().flatten() for p in make_model().parameters()]).numpy()
     assert np.abs(single["parameters"] - before).max() > 1e-3  # far more than the tolerance
+
+
+def test_settings_of_data_parallel_training_are_kept(tmp_path: Path) -> None:
+    """They change how gradients travel between processes and nothing of what is learned."""
+    settings = {
+        "ddp_backend": "gloo",
+        "ddp_timeout": 60,
+        "ddp_find_unused_parameters": True,
+        "ddp_bucket_cap_mb": 1,
+        "ddp_broadcast_buffers": True,
+        "ddp_static_graph": True,
+    }
+    one = np.load(run(tmp_path / "one", "dopr", 1) / "rank0.npz")
+    two = run(tmp_path / "two", "dopr", 2, **settings)
+    kept = json.loads((two / "wrapper.json").read_text())
+    assert kept == {"static_graph": True, "find_unused_parameters": True, "bucket_bytes": 1 << 20}
+    for rank in (0, 1):
+        found = np.load(two / f"rank{rank}.npz")
+        np.testing.assert_allclose(found["parameters"], one["parameters"], atol=2e-5)

@@ -1,10 +1,12 @@
 """Settings from files and command lines: what is accepted, and what is said of the rest."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
+from dopr import DoPRConfig
 from dopr.core.configuration import (
     apply_overrides,
     build,
@@ -15,7 +17,10 @@ from dopr.core.configuration import (
     to_yaml,
 )
 from dopr.core.errors import UserError
-from dopr.runs.settings import TrainSettings
+from dopr.engines.trl.objectives import OBJECTIVES
+from dopr.engines.trl.selection import MethodSettings, Selection
+from dopr.runs.settings import EvalSettings, TrainSettings
+from dopr.runs.train import trainer_arguments
 
 GOOD = {"dataset": "gym:chain_sum", "steps": 3}
 
@@ -111,3 +116,72 @@ def test_merge_goes_into_mappings() -> None:
         "a": {"b": 3, "c": 2},
         "d": [2],
     }
+
+
+# -- one source --------------------------------------------------------------------------------
+
+
+def test_every_setting_is_printed() -> None:
+    printed = yaml.safe_load(to_yaml(to_mapping(build(TrainSettings, GOOD))))
+    assert list(printed) == [field.name for field in fields(TrainSettings)]
+    assert list(printed["eval"]) == [field.name for field in fields(EvalSettings)]
+
+
+def test_what_is_said_of_the_method_reaches_the_trainer_as_it_is(tmp_path: Path) -> None:
+    changed = {
+        "strategy": "mopps",
+        "strategy_args": {"prompts_per_step": 3},
+        "ibro_coefficient": 0.25,
+        "ibro_schedule": "linear",
+        "advantage_estimator": "dbb",
+        "ledger_discount": 0.5,
+        "empty_update": "skip",
+        "fast_decoding": False,
+    }
+    usual = MethodSettings()
+    assert {f.name for f in fields(MethodSettings)} == {*changed, "objective"}
+    assert all(getattr(usual, name) != value for name, value in changed.items())
+    arguments = trainer_arguments(build(TrainSettings, GOOD | changed | {"bf16": False}), tmp_path)
+    for selection in (arguments, Selection.of(arguments)):
+        assert {name: getattr(selection, name) for name in changed} == changed
+
+
+def test_defaults_of_the_method_are_the_same_for_command_and_trainer() -> None:
+    ours, theirs = ({f.name: f for f in fields(cls)} for cls in (TrainSettings, DoPRConfig))
+    for field in fields(MethodSettings):
+        assert ours[field.name].default == theirs[field.name].default == field.default
+    assert Selection.of(object()) == Selection()  # a plain GRPOConfig
+
+
+def test_what_goes_to_trl_as_it_is_has_its_name_there() -> None:
+    settings = build(TrainSettings, GOOD)
+    assert settings.for_trainer.keys() <= {field.name for field in fields(DoPRConfig)}
+    # Names that TRL has too, for something else.
+    assert not {"data_seed", "trust_remote_code", "objective"} & settings.for_trainer.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("empty_update", "skp", "did you mean 'skip'?"),
+        ("advantage_estimator", "dbbb", "did you mean 'dbb'?"),
+        ("ibro_schedule", "linaer", "did you mean 'linear'?"),
+        ("objective", "minrl", "did you mean 'minirl'?"),
+        ("ledger_discount", 0.0, "ledger_discount is 0.0"),
+        ("ibro_coefficient", -1.0, "must not be negative"),
+    ],
+)
+def test_the_method_is_checked_alike_by_command_and_trainer(
+    tmp_path: Path, name: str, value: object, said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        DoPRConfig(str(tmp_path), bf16=False, **{name: value})
+    assert said in str(caught.value) and said in refused({name: value})
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_preset_is_no_departure_from_itself_and_survives_yaml(name: str) -> None:
+    settings = build(TrainSettings, GOOD | {"objective": name})
+    settings.check()
+    assert settings.objective_departures == []
+    assert build(TrainSettings, yaml.safe_load(to_yaml(to_mapping(settings)))) == settings

@@ -330,21 +330,13 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     assert is_whole(tmp_path / "checkpoint-4")
 
 
-def test_dataset_that_cannot_be_chosen_from_is_refused(tmp_path: Path) -> None:
+def test_dataset_without_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty"):
         DoPRTrainer(
             make_model(),
             digits_reward,
             DoPRConfig(**settings(tmp_path)),
             Dataset.from_dict({"prompt": []}),
-            processing_class=make_tokenizer(),
-        )
-    with pytest.raises(UserError, match="map-style"):
-        DoPRTrainer(
-            make_model(),
-            digits_reward,
-            DoPRConfig(**settings(tmp_path)),
-            make_dataset().to_iterable_dataset(),
             processing_class=make_tokenizer(),
         )
 

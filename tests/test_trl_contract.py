@@ -89,3 +89,13 @@ def test_uniform_equals_plain_grpo_with_a_reference_model(
 @pytest.mark.parametrize("name", SEAMS)
 def test_wrapped_methods_keep_their_signature(name: str) -> None:
     assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == SEAMS[name]
+
+
+def test_the_trainer_takes_the_arguments_of_grpo_trainer() -> None:
+    theirs = inspect.signature(GRPOTrainer).parameters
+    ours = dict(inspect.signature(DoPRTrainer).parameters)
+    assert ours.pop("strategy").kind is inspect.Parameter.KEYWORD_ONLY
+    assert list(ours) == list(theirs)
+    for name, parameter in theirs.items():
+        assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default), name
+        assert ours[name].annotation is not inspect.Parameter.empty, name

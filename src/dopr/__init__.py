@@ -3,13 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from dopr.core.errors import UserError
-from dopr.strategies import (
-    Group,
-    Measure,
-    Request,
-    Strategy,
-    make_strategy,
-)
+from dopr.core.ledger import Ledger
+from dopr.core.strategy import Group, Measure, Request, StepPlan, Strategy, require
+from dopr.core.stream import PromptStream
+from dopr.core.success_rates import success_rates
+from dopr.strategies import make_strategy
 
 if TYPE_CHECKING:
     from dopr.engines.trl.config import DoPRConfig
@@ -21,11 +19,16 @@ __all__ = [
     "DoPRConfig",
     "DoPRTrainer",
     "Group",
+    "Ledger",
     "Measure",
+    "PromptStream",
     "Request",
+    "StepPlan",
     "Strategy",
     "UserError",
     "make_strategy",
+    "require",
+    "success_rates",
 ]
 
 

@@ -1,6 +1,8 @@
 """Trains a tiny model for a few steps, on one process or several; what it did goes into a folder.
 
-    python -m torch.distributed.run --nproc_per_node 2 processes_script.py OUT STRATEGY
+    python -m torch.distributed.run --nproc_per_node 2 processes_script.py OUT STRATEGY [JSON]
+
+The last argument holds further settings.
 
 Completions depend on the prompt, the step and the place in the round alone, so that any number of
 processes rolls out the same.
@@ -39,7 +41,7 @@ def rollouts(prompts: list[Any], trainer: Any) -> dict[str, Any]:
     }
 
 
-def main(output: Path, strategy: str) -> None:
+def main(output: Path, strategy: str, more: dict[str, Any]) -> None:
     torch.set_num_threads(1)
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     changes = {
@@ -54,7 +56,7 @@ def main(output: Path, strategy: str) -> None:
     trainer = DoPRTrainer(
         make_model(),
         digits_reward,
-        DoPRConfig(**(settings(output) | changes)),
+        DoPRConfig(**(settings(output) | changes | more)),
         make_dataset(24),
         processing_class=make_tokenizer(),
         rollout_func=rollouts,
@@ -69,6 +71,14 @@ def main(output: Path, strategy: str) -> None:
         entropy=ledger.entropy,
         parameters=torch.cat([p.detach().flatten() for p in trainer.model.parameters()]).numpy(),
     )
+    wrapped = trainer.model_wrapped
+    if rank == 0 and isinstance(wrapped, torch.nn.parallel.DistributedDataParallel):
+        kept = {
+            "static_graph": wrapped.static_graph,
+            "find_unused_parameters": wrapped.find_unused_parameters,
+            "bucket_bytes": wrapped.bucket_bytes_cap,
+        }
+        (output / "wrapper.json").write_text(json.dumps(kept))
     spent = vars(trainer.driver.spent)
     (output / f"rank{rank}.json").write_text(json.dumps(spent))
     leave_process_group()
@@ -77,4 +87,4 @@ def main(output: Path, strategy: str) -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    main(folder, sys.argv[2])
+    main(folder, sys.argv[2], json.loads(sys.argv[3]) if len(sys.argv) > 3 else {})

@@ -6,6 +6,7 @@ requests into groups; everything a strategy may rely on is here.
 
 import logging
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger, check_discount
-from dopr.core.preparation import Sizes, prepare
 from dopr.core.strategy import Group, Measure, Request, Strategy
 from dopr.core.stream import PromptStream
 
@@ -60,9 +60,9 @@ class Driver:
     """Keeps one strategy, its stream of prompts and its ledger together.
 
     Args:
-        strategy: what decides; the driver runs a copy of it, see `dopr.core.preparation`.
+        strategy: what decides. The driver runs this very object and tells it what can be measured;
+            engines give it a copy of their user's, see `dopr.core.preparation`.
         stream: the order in which prompts are offered.
-        sizes: of the engine, for a strategy that leaves its own open.
         max_rounds: a strategy that asks more often than this within a step is stopped, and the
             step goes on with the informative groups it has paid for.
         can_measure: quantities that `measure` will be able to answer.
@@ -70,13 +70,13 @@ class Driver:
             `ledger_discount`.
 
     Attributes:
-        strategy: the copy that runs, with all that it has learned.
+        strategy: with all that it has learned.
         ledger: what is known about each prompt.
         spent: totals.
 
     Raises:
-        UserError: the strategy needs a quantity that this driver cannot measure, or has an option
-            of the wrong kind.
+        UserError: the strategy needs a quantity that this driver cannot measure, or a
+            `ledger_discount` outside (0, 1].
     """
 
     def __init__(
@@ -84,7 +84,6 @@ class Driver:
         strategy: Strategy,
         stream: PromptStream,
         *,
-        sizes: Sizes | None = None,
         max_rounds: int = MAX_ROUNDS,
         can_measure: frozenset[str] = frozenset(),
         discount: float | None = None,
@@ -95,13 +94,28 @@ class Driver:
                 f"strategy {strategy.name!r} needs {', '.join(sorted(missing))} of the policy, "
                 "which this engine cannot measure; choose another strategy"
             )
-        self.strategy = prepare(strategy, sizes, can_measure)
+        strategy.can_measure = can_measure
+        self.strategy = strategy
+        self._untouched = deepcopy(strategy)
         self.stream = stream
         faded = strategy.ledger_discount if discount is None else discount
         check_discount(faded)
         self.ledger = Ledger(stream.size, discount=faded)
         self.max_rounds = max_rounds
         self.spent = Spent(rollouts=strategy.prepaid_rollouts)
+
+    def change_pool(self, stream: PromptStream) -> None:
+        """Go on with other prompts: what was known of the old ones is forgotten, the totals stay.
+
+        Args:
+            stream: of the new pool.
+        """
+        old, self.stream = self.ledger, stream
+        self.strategy = deepcopy(self._untouched)
+        self.ledger = Ledger(stream.size, discount=old.discount)
+        self.ledger.step = old.step
+        self.ledger.policy_entropy = old.policy_entropy
+        self.ledger.initial_entropy = old.initial_entropy
 
     def step(self, rollout: Rollout, measure: Answer | None = None) -> StepOutcome:
         """Run the strategy for one optimiser step.

@@ -31,23 +31,19 @@ def leaves_prompts_open(strategy: Strategy) -> bool:
     return getattr(strategy, "prompts_per_step", 1) is None
 
 
-def prepare(
-    strategy: S, sizes: Sizes | None = None, can_measure: frozenset[str] = frozenset()
-) -> S:
+def prepare(strategy: S, sizes: Sizes) -> S:
     """A copy with every size filled in; the object itself, and its state, stay as they are.
 
     Args:
         strategy: as its user made it.
         sizes: what stands for the sizes that nobody has set.
-        can_measure: quantities that the driver can answer.
 
     Raises:
         UserError: an option of the wrong kind.
     """
-    sizes = sizes or Sizes()
     options = {f.name: getattr(strategy, f.name) for f in fields(strategy) if f.init}
     check_options(type(strategy), options)
-    filled: dict[str, Any] = {"can_measure": can_measure}
+    filled: dict[str, Any] = {}
     if sizes.num_generations is not None and _leaves_group_open(strategy):
         filled["num_generations"] = sizes.num_generations
     if leaves_prompts_open(strategy):

@@ -9,7 +9,7 @@ receives the finished groups, may yield again, and returns the groups to train o
             return groups
 
 Whoever runs it is a driver (`dopr.core.driver`): the trainer, the replay of a recorded history, or
-another engine's loop. A driver runs a copy of the object it is given (`dopr.core.preparation`).
+another engine's loop. Engines run a copy of the object they are given (`dopr.core.preparation`).
 """
 
 import math
@@ -220,10 +220,9 @@ class Strategy(ABC):
     """Base of all strategies: a dataclass whose fields are its options.
 
     Attributes:
-        num_generations: rollouts in an ordinary group; where it is not given, the driver's copy has
-            the trainer's setting.
-        can_measure: what the driver can answer; its copy of the strategy knows before the first
-            step.
+        num_generations: rollouts in an ordinary group; where it is not given, the copy that a
+            trainer runs has the trainer's setting.
+        can_measure: what the driver can answer; it says so before the first step.
 
     Class attributes, all of which have defaults:
 

@@ -14,6 +14,7 @@ class PromptStream:
     Args:
         size: number of prompts in the pool.
         seed: the same seed gives the same order.
+        shuffle: draw at random; else in the order of the pool, epoch after epoch.
 
     Attributes:
         rng: generator for tie breaks and draws of the strategies; saved with the stream.
@@ -24,10 +25,11 @@ class PromptStream:
         UserError: the pool is empty.
     """
 
-    def __init__(self, size: int, seed: int = 0) -> None:
+    def __init__(self, size: int, seed: int = 0, shuffle: bool = True) -> None:
         if size < 1:
             raise UserError("the pool of prompts is empty; give a dataset with at least one row")
         self.size = size
+        self.shuffle = shuffle
         self.categories = np.zeros(size, dtype=np.int64)
         self.epoch = -1
         self._order = np.random.default_rng([seed, 0])
@@ -53,7 +55,7 @@ class PromptStream:
 
     def _start_epoch(self, avoid: NDArray[np.int64] | None) -> None:
         self.epoch += 1
-        order = self._order.permutation(self.size)
+        order = self._order.permutation(self.size) if self.shuffle else np.arange(self.size)
         if avoid is not None and len(avoid) < self.size:
             # A draw that spans two epochs must not hold a prompt twice: those just drawn go last.
             was_drawn = np.zeros(self.size, dtype=bool)
@@ -62,6 +64,11 @@ class PromptStream:
             order = np.concatenate([order[~drawn], order[drawn]])
         self._ahead = order
         self._position = 0
+
+    @property
+    def offered_all(self) -> bool:
+        """Whether every prompt of the pool was drawn at least once."""
+        return self.epoch > 0 or (self.epoch == 0 and self._position >= len(self._ahead))
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -17,7 +17,7 @@ from dopr.core.advantages import compute_advantages
 from dopr.core.driver import MAX_ROUNDS, Driver, StepOutcome
 from dopr.core.errors import UserError, unknown_name
 from dopr.core.ledger import Ledger
-from dopr.core.preparation import Sizes
+from dopr.core.preparation import Sizes, prepare
 from dopr.core.stream import PromptStream
 from dopr.strategies import STRATEGIES, Group, Request, Strategy, make_strategy
 
@@ -118,8 +118,8 @@ def make_engine_driver(
     stream = PromptStream(pool_size, seed if settings.seed is None else settings.seed)
     if categories is not None:
         stream.categories = categories
-    sizes = Sizes(num_generations, prompts_per_step)
-    return Driver(strategy, stream, sizes=sizes, max_rounds=settings.max_rounds)
+    ready = prepare(strategy, Sizes(num_generations, prompts_per_step))
+    return Driver(ready, stream, max_rounds=settings.max_rounds)
 
 
 # -- from the engine's rollouts to groups -------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,26 @@ def content_id(prompt: Any, answer: Any = None) -> str:
 
 
 def prompt_names(dataset: Dataset) -> list[str]:
-    """One id per row: the column `id` where there is one, else a hash of prompt and answer."""
-    if "id" in dataset.column_names:
+    """One id per row: the column `id` where there is one, else a hash of prompt and answer.
+
+    Rows without a prompt, which only say what an environment is to do, are told apart by all they
+    hold.
+    """
+    names = dataset.column_names
+    if "id" in names:
         return [str(name) for name in dataset["id"]]
-    answers = dataset["answer"] if "answer" in dataset.column_names else [None] * len(dataset)
-    return [content_id(p, a) for p, a in zip(dataset["prompt"], answers, strict=True)]
+    if "prompt" in names:  # reading two columns is much faster than reading whole rows
+        dataset = dataset.select_columns([c for c in ("prompt", "answer") if c in names])
+    return [row_name(row) for row in dataset]
+
+
+def row_name(row: Mapping[str, Any]) -> str:
+    """The id of one row, see `prompt_names`."""
+    if "id" in row:
+        return str(row["id"])
+    if "prompt" not in row:
+        return content_id(dict(row))
+    return content_id(row["prompt"], row.get("answer"))
 
 
 def prompt_categories(dataset: Dataset) -> NDArray[np.int64]:

@@ -228,7 +228,7 @@ class _Decoder:
         """Cosine and sine of every place, each of shape (end, head width)."""
         places = torch.arange(self.end, device=like.device)[None]
         dtype = next(self.stack.parameters()).dtype
-        cosine, sine = self.stack.rotary_emb(like.new_empty(0, dtype=dtype), places)
+        cosine, sine = self.stack.rotary_emb(like.new_zeros(1, dtype=dtype), places)
         self.cosine, self.sine = cosine[0], sine[0]
         self.signed_sine = self.sine.clone()
         self.signed_sine[:, : self.sine.shape[1] // 2] *= -1

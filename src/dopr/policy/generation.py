@@ -56,11 +56,13 @@ def is_supported(model: Any) -> bool:
         return False
     kinds = getattr(config, "layer_types", None) or ["full_attention"]
     dropout = getattr(config, "attention_dropout", 0.0) if base.training else 0.0
+    noise = base.training and hasattr(base.get_input_embeddings(), "neftune_noise_alpha")
     return bool(
         getattr(config, "_attn_implementation", None) == "sdpa"
         and set(kinds) == {"full_attention"}
         and (type(base).__name__ != "MistralForCausalLM" or config.sliding_window is None)
         and not dropout
+        and not noise
         and getattr(base.model.rotary_emb, "rope_type", None) in _FIXED_ROTARY
         and len(set(getattr(base, "hf_device_map", {}).values())) <= 1
         and all(_is_known(layer, parts) for layer in base.model.layers)
@@ -81,11 +83,16 @@ def _is_known(layer: Any, parts: tuple[str, str, str]) -> bool:
     modules = (layer, getattr(layer, "self_attn", None), getattr(layer, "mlp", None))
     return all(
         type(module).__name__ == name
-        and not module._forward_hooks
+        and not any(map(_is_foreign, module._forward_hooks.values()))
         and not module._forward_pre_hooks
         and "forward" not in vars(module)
         for module, name in zip(modules, parts, strict=True)
     )
+
+
+def _is_foreign(hook: Any) -> bool:
+    """Whether a hook is a user's; the library's stay once hidden states have been asked for."""
+    return not getattr(hook, "__module__", "").startswith("transformers.")
 
 
 def decoding_loop(

@@ -191,12 +191,12 @@ class TrainSettings(MethodSettings, TaskSettings):
     def __post_init__(self) -> None:
         """Lay the objective's settings under what is given."""
         own = {name: getattr(self, name) for name in _LAID}
-        given = self.trl | {name: value for name, value in own.items() if value is not None}
+        given = {name: value for name, value in own.items() if value is not None}
         objective = self.objective if self.objective in OBJECTIVES else None  # refused by `check`
         found = _LAID | laid_under(objective, given)
         for name in own:
             setattr(self, name, found.pop(name))
-        self.trl = found
+        self.trl = found | self.trl
 
     def check(self) -> None:
         """Refuse what cannot be run, before anything is loaded.

@@ -75,10 +75,15 @@ def is_whole(folder: Path) -> bool:
     )
 
 
-def latest_checkpoint(run_dir: str | Path) -> Path | None:
-    """The newest whole checkpoint under a run directory; damaged ones are named and passed over."""
+def latest_checkpoint(run_dir: str | Path, nested: bool = True) -> Path | None:
+    """The newest whole checkpoint under a run directory; damaged ones are named and passed over.
+
+    Args:
+        run_dir: where to look.
+        nested: look in its subfolders too.
+    """
     found = []
-    for folder in Path(run_dir).glob("**/checkpoint-*"):
+    for folder in Path(run_dir).glob("**/checkpoint-*" if nested else "checkpoint-*"):
         match = re.fullmatch(r"checkpoint-(\d+)", folder.name)
         if match and folder.is_dir():
             found.append((int(match.group(1)), folder))

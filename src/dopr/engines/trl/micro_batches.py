@@ -61,7 +61,8 @@ def cut_micro_batches(
 
     The full ones come last because the optimiser acts (and processes average their gradients) at
     the last micro-batch of an accumulation window. `dopr_scale` makes the gradient independent of
-    how the rows are cut.
+    how the rows are cut, and `dopr_share` that of the terms which TRL averages over a micro-batch
+    whatever the loss (`dopr.engines.trl.extra_terms`).
 
     Args:
         trained: kept groups with the advantages of all their rollouts; empty skips the update.
@@ -93,13 +94,13 @@ def cut_micro_batches(
     batch = rollout_tensors.fill_up(batch, pieces * rows)
     tokens = accelerator.gather(loss_mask(batch).sum()).sum()
     micro_batches = []
-    for piece in rollout_tensors.cut(batch, pieces):
+    for piece in rollout_tensors.cut(batch, pieces, args.pad_to_multiple_of):
         piece["num_items_in_batch"] = tokens
+        piece["dopr_share"] = loss_mask(piece).sum() / tokens.clamp(min=1) * steps * processes
         if loss_type in _MEAN_OVER_ROWS:
             piece["dopr_scale"] = torch.tensor(steps * rows * processes / total)
         elif loss_type in _MEAN_OVER_MICRO_BATCH_TOKENS:
-            share = loss_mask(piece).sum() / tokens.clamp(min=1)
-            piece["dopr_scale"] = share * steps * processes
+            piece["dopr_scale"] = piece["dopr_share"]
         micro_batches.append(piece)
     if with_deepspeed:
         skip = _without_weight(micro_batches[0])
@@ -112,7 +113,11 @@ def _without_weight(piece: dict[str, Any]) -> dict[str, Any]:
     """
     kept = {name: value for name, value in piece.items() if name != "dopr_prompt"}
     nothing = torch.zeros_like(piece["advantages"])
-    return kept | {"advantages": nothing, "dopr_scale": torch.zeros(())}
+    return kept | {
+        "advantages": nothing,
+        "dopr_scale": torch.zeros(()),
+        "dopr_share": torch.zeros(()),
+    }
 
 
 def _local_rows(

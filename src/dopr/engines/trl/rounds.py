@@ -12,20 +12,24 @@ from dopr.core.errors import UserError
 from dopr.engines.trl import rollout_tensors
 from dopr.strategies import Group, Request, Strategy
 
+_REWARDS = "dopr_rewards"  # beside a packed group's tensors
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
     """One call of TRL's generation and scoring.
 
     Attributes:
-        batch: TRL's output, this process's rows.
+        batch: TRL's output, this process's rows; pictures as one entry a rollout.
         local_rows: rows on each process.
+        rewards: of each reward function, over all processes; shape (rows, functions).
         advantages_hold: TRL knew the groups' size, so its advantages are right.
         shared: every process holds all rows, and `local_rows` counts these.
     """
 
     batch: dict[str, Any]
     local_rows: int
+    rewards: NDArray[np.float64]
     advantages_hold: bool
     shared: bool = False
 
@@ -45,27 +49,25 @@ class Segment:
     count: int
 
 
-def pack_handle(handle: Sequence[Segment]) -> list[dict[str, NDArray[Any]]]:
+def pack_handle(handle: Sequence[Segment]) -> list[dict[str, Any]]:
     """A group's tensors as arrays, for a checkpoint; its rounds are shared by all processes."""
     packed = []
     for segment in handle:
         rows = slice(segment.start, segment.start + segment.count)
-        tensors = rollout_tensors.row_tensors(segment.round.batch)
-        packed.append(
-            {key: rollout_tensors.to_array(value[rows]) for key, value in tensors.items()}
-        )
+        arrays = rollout_tensors.pack(segment.round.batch, rows)
+        packed.append(arrays | {_REWARDS: segment.round.rewards[rows]})
     return packed
 
 
-def unpack_handle(
-    packed: list[dict[str, NDArray[Any]]], device: torch.device
-) -> tuple[Segment, ...]:
+def unpack_handle(packed: list[dict[str, Any]], device: torch.device) -> tuple[Segment, ...]:
     """What `pack_handle` packed, each segment with a round of its own."""
     handle = []
     for arrays in packed:
-        batch = {key: torch.as_tensor(value, device=device) for key, value in arrays.items()}
+        tensors = {key: value for key, value in arrays.items() if key != _REWARDS}
+        batch = rollout_tensors.unpack(tensors, device)
         count = len(batch["completion_ids"])
-        handle.append(Segment(Round(batch, count, advantages_hold=False, shared=True), 0, count))
+        made = Round(batch, count, arrays[_REWARDS], advantages_hold=False, shared=True)
+        handle.append(Segment(made, 0, count))
     return tuple(handle)
 
 

@@ -93,6 +93,8 @@ class Selection(MethodSettings):
             is then counted in rollouts too. None leaves the schedule alone.
         max_rounds: a strategy that asks for rollouts more often within one step is stopped, and the
             step is taken on what it has.
+        stream_window: rows of a streaming dataset that are held to choose among; the next ones take
+            their place when all were offered once.
     """
 
     rollout_budget: int | None = field(
@@ -101,6 +103,9 @@ class Selection(MethodSettings):
     max_rounds: int = field(
         default=MAX_ROUNDS,
         metadata={"help": "Most rounds of rollouts a strategy may ask for in a step."},
+    )
+    stream_window: int = field(
+        default=4096, metadata={"help": "Rows of a streaming dataset to choose among at a time."}
     )
 
     @classmethod
@@ -117,4 +122,4 @@ def check_selection(settings: Selection) -> None:
         UserError: an unknown choice or a number outside its limits.
     """
     check_method(settings)
-    at_least(settings, 1, "rollout_budget", "max_rounds")
+    at_least(settings, 1, "rollout_budget", "max_rounds", "stream_window")

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from dopr.core.driver import Driver
 from dopr.core.errors import UserError
-from dopr.core.preparation import Sizes, leaves_prompts_open
+from dopr.core.preparation import Sizes, leaves_prompts_open, prepare
 from dopr.core.stream import OfferedStream, PromptStream
 from dopr.engines.prompt_pool import prompt_categories
 from dopr.engines.trl.selection import Selection
 from dopr.policy.measuring import QUANTITIES
 from dopr.strategies import Strategy, make_strategy
 
-_ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
+ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
 
 
 def check_engine(use_vllm: bool) -> None:
@@ -56,20 +56,15 @@ def check_saving(accelerator: Accelerator) -> None:
 
 
 def check_pool(pool: Any) -> None:
-    """Refuse a dataset that prompts cannot be chosen from.
+    """Refuse a dataset without prompts, before weights are loaded; TRL refuses what is none at all.
 
     Args:
         pool: the training prompts.
 
     Raises:
-        UserError: it is no map-style `datasets.Dataset`, or has no rows.
+        UserError: it has no rows.
     """
-    if not isinstance(pool, Dataset):
-        raise UserError(
-            "DoPRTrainer needs a map-style datasets.Dataset as train_dataset: choosing among "
-            "prompts needs to look them up by row"
-        )
-    if len(pool) == 0:
+    if isinstance(pool, Dataset) and len(pool) == 0:
         raise UserError("train_dataset is empty; give at least one prompt")
 
 
@@ -86,26 +81,53 @@ def loader_rows(pool: Dataset, stream: PromptStream, args: Any) -> Dataset:
     """
     rows = pool
     if isinstance(stream, OfferedStream):
-        rows = rows.add_column(_ROW, list(range(len(rows))))
+        rows = rows.add_column(ROW, list(range(len(rows))))
     wanted = args.generation_batch_size // args.num_generations
     if len(rows) < wanted:
         rows = rows.select(np.resize(np.arange(len(rows)), wanted))
     return rows
 
 
-def loader_order(inputs: list[dict[str, Any]], num_generations: int) -> NDArray[np.int64]:
+def take_row_numbers(batch: Any) -> list[int]:
+    """Take the column of row numbers out of a batch of `loader_rows`: it is nobody else's business.
+
+    Args:
+        batch: this process's rows, changed in place.
+    """
+    return [row.pop(ROW) for row in batch if isinstance(row, dict) and ROW in row]
+
+
+def loader_order(numbers: list[int], num_generations: int) -> NDArray[np.int64]:
     """The prompts of the loader's batch over all processes, each once, as row numbers; shape (k,).
 
     Args:
-        inputs: this process's rows of `loader_rows`, each prompt `num_generations` times.
+        numbers: of this process's rows, each prompt `num_generations` times.
         num_generations: rollouts of a prompt.
     """
-    rows = gather_object([row[_ROW] for row in inputs])
-    return np.asarray(rows[::num_generations], dtype=np.int64)
+    return np.asarray(gather_object(numbers)[::num_generations], dtype=np.int64)
+
+
+def prompt_stream(pool: Dataset, args: Any, window: int = 0) -> PromptStream:
+    """The order in which the prompts of a pool are offered.
+
+    Args:
+        pool: the training prompts.
+        args: TRL's settings, read for seed and shuffling.
+        window: how many pools there were before in this run.
+    """
+    stream = PromptStream(len(pool), args.seed + window, shuffle=bool(args.shuffle_dataset))
+    stream.categories = prompt_categories(pool)
+    return stream
 
 
 def make_driver(
-    strategy: Strategy | str | None, settings: Selection, pool: Dataset, args: Any
+    strategy: Strategy | str | None,
+    settings: Selection,
+    pool: Dataset,
+    args: Any,
+    *,
+    readable: bool = True,
+    from_stream: bool = False,
 ) -> Driver:
     """The driver of a training run.
 
@@ -114,6 +136,8 @@ def make_driver(
         settings: how prompts are chosen.
         pool: the training prompts.
         args: TRL's settings, read for seed, group size and batch.
+        readable: the policy can read a prompt by itself, to measure something of it.
+        from_stream: the pool is a window of a streaming dataset, whose order no loader knows.
 
     Raises:
         UserError: unknown strategy or option.
@@ -124,17 +148,16 @@ def make_driver(
             raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
         options = {"num_generations": args.num_generations} | (options or {})
         strategy = make_strategy(strategy or settings.strategy, **options)
-    stream = PromptStream(len(pool), args.seed)
-    if strategy.fills_batch and leaves_prompts_open(strategy):
+    stream = prompt_stream(pool, args)
+    if not from_stream and strategy.fills_batch and leaves_prompts_open(strategy):
         # Without options uniform choice is plain GRPO: the trainer's batch and its order.
         stream = OfferedStream(len(pool), args.seed)
-    stream.categories = prompt_categories(pool)
+        stream.categories = prompt_categories(pool)
     room = max(1, args.generation_batch_size // args.num_generations)
     return Driver(
-        strategy,
+        prepare(strategy, Sizes(args.num_generations, room)),
         stream,
-        sizes=Sizes(args.num_generations, room),
         max_rounds=settings.max_rounds,
-        can_measure=QUANTITIES,
+        can_measure=QUANTITIES if readable and "prompt" in pool.column_names else frozenset(),
         discount=settings.ledger_discount,
     )

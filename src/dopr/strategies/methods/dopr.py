@@ -41,7 +41,7 @@ class DoPR(DoPRPaper, SharedRates):
     """
 
     name = "dopr"
-    summary = "the most informative prompt of a candidate batch, by volatility and exploration"
+    summary = "the most informative prompts of a candidate batch, by rates shared with like ones"
     priors: ClassVar[tuple[str, ...]] = (*DoPRPaper.priors, "predicted")
 
     prompts_per_step: int | None = None

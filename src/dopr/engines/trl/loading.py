@@ -1,0 +1,74 @@
+"""What DoPRTrainer changes about TRL's data loader and about resuming.
+
+Where a strategy goes by the loader's own order (uniform choice without options), the loader's rows
+carry their number in a column of ours. It is taken out before anyone sees a row.
+"""
+
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from trl import GRPOTrainer
+
+from dopr.core.driver import Driver
+from dopr.core.errors import UserError
+from dopr.engines.trl import checkpoints
+from dopr.engines.trl.setup import ROW, loader_rows, take_row_numbers
+
+
+class LoadingTrainer(GRPOTrainer):
+    """GRPOTrainer whose loader says which rows it offers, and which resumes from whole checkpoints.
+
+    Attributes:
+        driver: the running strategy.
+        offered: row numbers of the batch that the loader gave last, one a row of this process.
+    """
+
+    args: Any
+    model: Any
+    driver: Driver
+    _signature_columns: Any
+    offered: list[int]
+
+    def get_train_dataloader(self) -> Any:
+        usual = self.train_dataset
+        if isinstance(usual, Dataset):
+            self.train_dataset = loader_rows(usual, self.driver.stream, self.args)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.train_dataset = usual
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        if ROW not in (self._signature_columns or []):
+            self._signature_columns = [*(self._signature_columns or []), ROW]
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        result = super().get_batch_samples(*args, **kwargs)
+        self._waiting = deque(take_row_numbers(batch) for batch in result[0])
+        return result
+
+    def _prepare_inputs(self, generation_batch: Any) -> Any:
+        waiting = getattr(self, "_waiting", None)
+        if self.model.training and waiting:
+            self.offered = waiting.popleft()
+        return super()._prepare_inputs(generation_batch)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's; `resume_from_checkpoint=True` takes the newest checkpoint that is whole.
+
+        Raises:
+            UserError: there are checkpoints and none of them is whole.
+        """
+        if resume_from_checkpoint is True:
+            folder = Path(self._get_output_dir(None))
+            whole = checkpoints.latest_checkpoint(folder, nested=False)
+            if whole is None and any(folder.glob("checkpoint-*")):
+                raise UserError(
+                    f"no checkpoint in {folder} is a whole one of DoPRTrainer; start afresh in "
+                    "another output_dir, or name a checkpoint in resume_from_checkpoint"
+                )
+            resume_from_checkpoint = True if whole is None else str(whole)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
