@@ -15,6 +15,19 @@ from transformers import (
 )
 
 ALPHABET = "0123456789+-*/=() abcdefghijklmnopqrstuvwxyz?.,:<>"
+# Of a model with grouped heads, for the tests that try several architectures.
+SHAPE = {
+    "vocab_size": len(ALPHABET) + 3,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:

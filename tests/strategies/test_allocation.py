@@ -1,6 +1,5 @@
 """Dividing a budget of rollouts over prompts, against numbers worked out by hand."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from divisions import best_value, rates, value_of
 from dopr import make_strategy
 from dopr.core.driver import Driver
 from dopr.core.ledger import Ledger
@@ -24,26 +24,6 @@ from dopr.strategies.parts.turns import draw_by_weight, in_turn
 from pools import QUANTITIES, bernoulli_pool, group, ledger_of, measurer
 
 UNEQUAL = ("coba-rl", "knapsack", "cures", "vip")
-
-
-def all_divisions(prompts: int, low: int, high: int, budget: int) -> list[tuple[int, ...]]:
-    counts = itertools.product(range(low, high + 1), repeat=prompts)
-    return [c for c in counts if sum(c) == budget]
-
-
-def best_value(values: np.ndarray, low: int, budget: int) -> float:
-    prompts, options = values.shape
-    return max(
-        sum(values[i, n - low] for i, n in enumerate(counts))
-        for counts in all_divisions(prompts, low, low + options - 1, budget)
-    )
-
-
-def value_of(values: np.ndarray, low: int, counts: np.ndarray) -> float:
-    return float(values[np.arange(len(counts)), counts - low].sum())
-
-
-rates = st.lists(st.floats(0, 1), min_size=1, max_size=3)
 
 
 def test_success_rates_are_shrunk_to_the_pool_and_the_unseen_take_its_mean() -> None:

@@ -1,32 +1,10 @@
 """Knapsack RL, against numbers worked out by hand."""
 
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
+from divisions import best_value, value_of
 from dopr.strategies import Knapsack
-
-
-def all_divisions(prompts: int, low: int, high: int, budget: int) -> list[tuple[int, ...]]:
-    counts = itertools.product(range(low, high + 1), repeat=prompts)
-    return [c for c in counts if sum(c) == budget]
-
-
-def best_value(values: np.ndarray, low: int, budget: int) -> float:
-    prompts, options = values.shape
-    return max(
-        sum(values[i, n - low] for i, n in enumerate(counts))
-        for counts in all_divisions(prompts, low, low + options - 1, budget)
-    )
-
-
-def value_of(values: np.ndarray, low: int, counts: np.ndarray) -> float:
-    return float(values[np.arange(len(counts)), counts - low].sum())
-
-
-rates = st.lists(st.floats(0, 1), min_size=1, max_size=3)
 
 
 def test_knapsacks_values_by_hand() -> None:

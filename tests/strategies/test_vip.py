@@ -1,6 +1,5 @@
 """VIP, against numbers worked out by hand."""
 
-import itertools
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from divisions import best_value, rates, value_of
 from dopr.core.driver import Driver
 from dopr.core.stream import PromptStream
 from dopr.strategies import VIP, Measure
@@ -16,26 +16,6 @@ from dopr.strategies.parts.allocation import (
     greedy_allocation,
 )
 from pools import QUANTITIES, bernoulli_pool, group, measurer
-
-
-def all_divisions(prompts: int, low: int, high: int, budget: int) -> list[tuple[int, ...]]:
-    counts = itertools.product(range(low, high + 1), repeat=prompts)
-    return [c for c in counts if sum(c) == budget]
-
-
-def best_value(values: np.ndarray, low: int, budget: int) -> float:
-    prompts, options = values.shape
-    return max(
-        sum(values[i, n - low] for i, n in enumerate(counts))
-        for counts in all_divisions(prompts, low, low + options - 1, budget)
-    )
-
-
-def value_of(values: np.ndarray, low: int, counts: np.ndarray) -> float:
-    return float(values[np.arange(len(counts)), counts - low].sum())
-
-
-rates = st.lists(st.floats(0, 1), min_size=1, max_size=3)
 
 
 def continuous_optimum(strategy: VIP, ps: np.ndarray, budget: int, low: int) -> np.ndarray:
