@@ -1,5 +1,6 @@
 """Shared fixtures; what tests share besides is in tests/helpers."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -22,6 +23,14 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_loaded_is_kept() -> None:
+    """Each training ends with a full garbage collection, and most of its time went into looking at
+    the libraries' own objects: a training step takes less."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -71,10 +71,10 @@ def nothing(completions: list[Any], **columns: Any) -> list[float]:
 
 
 # (rows of a micro-batch, micro-batches): exact fits, and windows of which most are left empty.
-CUTS = [(8, 1), (4, 2), (1, 8), (8, 4), (16, 2)]
+CUTS = [(4, 2), (1, 8), (8, 4)]
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "bnpo"])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
 @pytest.mark.parametrize("more", [{}, {"top_entropy_quantile": 0.999}], ids=["all", "high entropy"])
 def test_the_entropy_bonus_acts_alike_under_any_cut(
     tmp_path: Path, loss_type: str, more: dict[str, Any]

@@ -151,7 +151,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model": "./nowhere"}, "nowhere"),
     ({"model": "nobody/nothing"}, "could not be loaded"),
     ({"columns": "{prompt: question}"}, "question"),
-    ({"max_completion_length": 126}, "exceed the model's context of 128"),
+    ({"max_completion_length": 126}, "more than the model's context of 128"),
     ({"config": "nowhere.yaml"}, "nowhere.yaml"),
     ({"reward_weights": "[1, 2]"}, "2 numbers for 1 rewards"),
     ({"lora.rr": 3}, "LoRA setting"),

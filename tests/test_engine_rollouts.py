@@ -15,6 +15,7 @@ from accelerate.utils import DistributedType
 from dopr import Group, Request, Strategy, UserError
 from dopr.engines.trl.micro_batches import cut_micro_batches
 from dopr.engines.trl.rounds import Round, Segment, pack_handle, unpack_handle
+from dopr.engines.trl.versions import known_settings
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import train
 from engine_tools import MODES, FakeEngine, Recorder, use_engine
@@ -91,7 +92,7 @@ def test_log_probabilities_and_ratios_stay_with_their_rows(
         tmp_path,
         TwoRounds(keep_every=1),
         vllm_importance_sampling_mode=mode,
-        vllm_importance_sampling_clip_max=1e6,
+        **known_settings({"vllm_importance_sampling_clip_max": 1e6}),
         per_device_train_batch_size=4,
         gradient_accumulation_steps=4,
         max_steps=2,

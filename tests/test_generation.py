@@ -228,3 +228,13 @@ def test_inputs_that_are_not_text_alone_are_left_to_the_library() -> None:
     with faster_generation(model, config, exact=False):
         found = model.generate(inputs_embeds=embedded, generation_config=config)
     assert torch.equal(found, expected)
+
+
+def test_a_model_whose_hidden_states_were_asked_for_keeps_our_loop() -> None:
+    from dopr.policy.measuring import read_prompts
+    from tiny import make_model, make_tokenizer
+
+    model = make_model()
+    read_prompts(model, make_tokenizer(), ["1+1="], "embedding", 1)
+    assert any(module._forward_hooks for module in model.modules())  # the library's stay
+    assert is_supported(model)

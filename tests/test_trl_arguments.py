@@ -378,7 +378,8 @@ def test_trackers_get_the_runs_name_project_and_space(
     monkeypatch.setitem(sys.modules, "trackio", tracker)
     available = "transformers.integrations.integration_utils.is_trackio_available"
     monkeypatch.setattr(available, lambda: True)
-    monkeypatch.setattr("trl.trainer.grpo_trainer.trackio", tracker, raising=False)
+    for user in ("trl.trainer.grpo_trainer", "trl.extras.profiling"):
+        monkeypatch.setattr(f"{user}.trackio", tracker, raising=False)
     changes = {
         "report_to": "trackio",
         "run_name": "a run",
@@ -515,6 +516,20 @@ def test_no_column_of_ours_is_seen_by_rewards_or_methods_of_the_users(
 
 def seen_by_trl() -> set[str]:
     return {"prompts", "completions", "completion_ids"}
+
+
+def test_columns_that_trl_drops_are_dropped_for_every_strategy(tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def reward(completions: list[Any], **columns: Any) -> list[float]:
+        seen.update(columns)
+        return digits_reward(completions)
+
+    changes = {"strategy": "dopr", "remove_unused_columns": True}
+    trainer = made(DoPRTrainer, DoPRConfig, tmp_path, changes, reward_funcs=reward)
+    trainer.train()
+    assert "prompts" in seen and "answer" not in seen
+    assert len(set(trainer.prompt_names)) == len(make_dataset())
 
 
 def test_strategies_draw_in_the_rows_order_where_shuffling_is_off(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ CASES = {
         },
         note="without effect in GRPO: `label_smoothing_factor`",
     ),
-    "half precision": Case({"fp16": True, "tf32": False}),
+    "half precision": Case({"fp16": True, "tf32": False}, trains=False),
     "determinism": Case({"full_determinism": True}, trains=False),
     "recomputation": Case(
         {

@@ -48,10 +48,12 @@ class History:
 
     @property
     def size(self) -> int:
+        """Number of prompts."""
         return len(self.names)
 
     @property
     def epochs(self) -> int:
+        """Number of epochs of the prompt that has most."""
         return self.rates.shape[1]
 
     @property

@@ -59,7 +59,8 @@ def run_pilot(settings: PilotSettings) -> PoolRates:
     """
     settings.check()
     from dopr.policy.embedder import embedding_reward
-    from dopr.policy.models import best_device, load_model, within_context
+    from dopr.policy.models import best_device, load_model
+    from dopr.policy.prompts import within_context
     from dopr.rewards import load_reward
     from dopr.runs.evaluation import RIGHT, evaluate
     from dopr.tasks import load_task

@@ -17,15 +17,17 @@ _THINK_END = "</think>"
 
 
 def completion_text(completion: Any) -> str:
-    """The text of one completion: a string, or the last message of a chat list.
+    """The text of one completion: a string, or the last message of a chat that the policy wrote.
 
+    What a tool said is nobody's answer: a chat that ends with it gives the policy's words before.
     Content given in parts (`[{"type": "text", "text": ...}]`) is joined.
     """
     if isinstance(completion, str):
         return completion
-    if not completion:
+    own = [m for m in completion or [] if m.get("role", "assistant") == "assistant"]
+    if not own:
         return ""
-    content = completion[-1].get("content") or ""
+    content = own[-1].get("content") or ""
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)

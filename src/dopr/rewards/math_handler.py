@@ -29,6 +29,7 @@ _WORDS = re.compile(r"[A-Za-z][A-Za-z'-]+(?: [A-Za-z'-]+)*")
 
 
 def load(options: dict[str, Any]) -> Callable[[dict[str, Any]], float | None]:
+    """The function that grades a request."""
     # Signal-based limits are off on purpose: they turn a timeout into "not equal" without a word.
     # The parent's limit stops this whole process instead, and is counted.
     logging.disable(logging.WARNING)

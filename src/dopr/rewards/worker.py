@@ -62,6 +62,7 @@ def _error(error: BaseException, path: str | None) -> dict[str, Any]:
 
 
 def main() -> None:
+    """Load the handler named on the command line, and answer requests until the parent ends."""
     handler_path, options = sys.argv[1], json.loads(sys.argv[2])
     requests, replies = _private_pipes()
     user_file = options.get("path")

@@ -71,7 +71,8 @@ def srl_rows(
     one_of("steps of srl:", options.steps, STEPS)
     one_of("thought of srl:", options.thought, THOUGHTS)
     one_of("short of srl:", options.short, ("drop", "error"))
-    raw, label = read_source(name, split)
+    # Every row gives an instance at least, unless short ones are left out.
+    raw, label = read_source(name, split, limit if options.short == "error" else None)
     if not raw:
         raise UserError(f"{source!r} has no rows")
     names = list(dict.fromkeys(column for row in raw for column in row))

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import no_prompts
 from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import success_rates, to_unit
@@ -55,7 +56,9 @@ class CobaRL(UnequalGroups):
     window: int = 10
     discount: float = 0.5
     prior_strength: float = 0.0
-    _failures: list[float] = field(default_factory=list, init=False, repr=False)
+    _failures: list[float] = field(
+        default_factory=list, init=False, repr=False, metadata=no_prompts()
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

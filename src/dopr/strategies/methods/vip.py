@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
+from dopr.core.moves import Moves, no_prompts
 from dopr.core.strategy import Group, Measure, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -58,7 +59,9 @@ class VIP(UnequalGroups):
     length_scale: float | None = None
     signal_std: float = 0.3
     # Columns of the remembered groups, the newest last: ids, embeddings, rewards, counts.
-    _seen: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _seen: dict[str, Any] = field(
+        default_factory=dict, init=False, repr=False, metadata=no_prompts()
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,3 +135,11 @@ class VIP(UnequalGroups):
             kept = ~np.isin(self._seen["ids"], new["ids"])
             new = {key: np.concatenate([self._seen[key][kept], new[key]]) for key in new}
         self._seen = {key: column[-self.memory :] for key, column in new.items()}
+
+    def move(self, moves: Moves) -> None:
+        """Follow the prompts to other rows, and forget those that are gone."""
+        super().move(moves)
+        if self._seen:
+            ids, there = moves.ids(self._seen["ids"])
+            self._seen = {key: column[there] for key, column in self._seen.items()} | {"ids": ids}
+            self._seen = self._seen if len(ids) else {}
