@@ -6,7 +6,7 @@ from typing import Any
 
 from dopr.errors import UserError
 from dopr.rewards import extract
-from dopr.rewards.sandbox import Pool
+from dopr.rewards.sandbox import Workers
 from dopr.rewards.stats import LogMetric, record
 
 RewardFunction = Callable[..., list[float | None]]
@@ -53,7 +53,9 @@ def make_math_reward(
         memory_mb: address space of a checking process, mebibytes.
         workers: most checking processes at a time; by default the number of cores, at most 4.
     """
-    pool = Pool("math_handler.py", time_limit_s=time_limit_s, memory_mb=memory_mb, workers=workers)
+    checkers = Workers(
+        "math_handler.py", time_limit_s=time_limit_s, memory_mb=memory_mb, workers=workers
+    )
 
     def math_reward(
         prompts: Sequence[Any],
@@ -71,7 +73,7 @@ def make_math_reward(
         rewards: list[float | None] = [None] * len(completions)
         scorable = [i for i, reference in enumerate(references) if not is_missing(reference)]
         requests = [_request(completions[i], references[i]) for i in scorable]
-        outcomes = pool.map(requests)
+        outcomes = checkers.map(requests)
         record("math_reward", outcomes, log_metric)
         for i, outcome in zip(scorable, outcomes, strict=True):
             rewards[i] = outcome.value

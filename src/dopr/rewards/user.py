@@ -11,7 +11,7 @@ from dopr.rewards.continuation import make_rlpt_reward, rlpt_reward
 from dopr.rewards.gym import gym_reward
 from dopr.rewards.mathematics import RewardFunction, math_reward
 from dopr.rewards.plain import exact_match_reward, format_reward
-from dopr.rewards.sandbox import Outcome, Pool, WorkerStartError
+from dopr.rewards.sandbox import Outcome, Workers, WorkerStartError
 from dopr.rewards.similarity import srl_reward
 from dopr.rewards.stats import count, record
 
@@ -55,7 +55,7 @@ class IsolatedReward:
         self._timeout_s = timeout_s
         self._consecutive_timeouts = 0
         self._reported: set[str] = set()
-        self._pool = Pool(
+        self._workers = Workers(
             "user_handler.py",
             {"path": str(path), "name": name},
             time_limit_s=timeout_s,
@@ -63,7 +63,7 @@ class IsolatedReward:
             workers=1,
             quiet=False,
         )
-        self._checked(self._pool.start)
+        self._checked(self._workers.start)
 
     def __call__(
         self,
@@ -81,7 +81,7 @@ class IsolatedReward:
         }
         loggers = {key: columns[key] for key in _LOGGERS if callable(columns.get(key))}
         request = {"arguments": self._serialisable(arguments), "loggers": list(loggers)}
-        [outcome] = self._checked(lambda: self._pool.map([request]))
+        [outcome] = self._checked(lambda: self._workers.map([request]))
         record(self.__name__, [outcome], loggers.get("log_metric"))
         if outcome.status == "timeout":
             self._note_timeout()
