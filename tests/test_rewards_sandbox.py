@@ -45,13 +45,13 @@ def test_the_start_of_a_worker_does_not_count_against_the_first_item():
 
 
 def test_a_killed_worker_costs_one_verdict_and_is_replaced():
-    checkers = Workers("math_handler.py", time_limit_s=60.0, workers=1)
+    checkers = Workers("math_check", time_limit_s=60.0, workers=1)
     checkers.start()
     victim = checkers._workers[0].process.pid
     timer = threading.Timer(0.3, os.kill, (victim, signal.SIGKILL))
     timer.start()
-    hang = {"gold": "3", "prediction": "9^{9^{9^{9}}}", "whole": False}
-    fine = {"gold": "3", "prediction": "3", "whole": False}
+    hang = {"golds": ["3"], "prediction": "9^{9^{9^{9}}}", "whole": False}
+    fine = {"golds": ["3"], "prediction": "3", "whole": False}
     outcomes = checkers.map([hang, fine])
     assert [outcome.status for outcome in outcomes] == ["crash", "ok"]
     assert checkers._workers[0].process.pid != victim
@@ -59,17 +59,17 @@ def test_a_killed_worker_costs_one_verdict_and_is_replaced():
 
 
 def test_a_worker_that_died_between_calls_is_replaced_unnoticed():
-    checkers = Workers("math_handler.py", workers=1)
+    checkers = Workers("math_check", workers=1)
     checkers.start()
     checkers._workers[0].process.kill()
     checkers._workers[0].process.wait()
-    fine = {"gold": "3", "prediction": "3", "whole": False}
+    fine = {"golds": ["3"], "prediction": "3", "whole": False}
     assert checkers.map([fine])[0].value == 1.0
     checkers.close()
 
 
 def test_memory_is_limited():
-    checkers = Workers("math_handler.py", memory_mb=2048, workers=1)
+    checkers = Workers("math_check", memory_mb=2048, workers=1)
     checkers.start()
     pid = checkers._workers[0].process.pid
     with open(f"/proc/{pid}/limits") as limits:
@@ -190,7 +190,7 @@ def test_a_limit_lower_than_ours_is_kept(tmp_path):
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (1 << 31, 3 << 30))
 from dopr.rewards.sandbox import Workers
-checkers = Workers("math_handler.py", memory_mb=8192, workers=1)
+checkers = Workers("math_check", memory_mb=8192, workers=1)
 checkers.start()
 limits = open(f"/proc/{checkers._workers[0].process.pid}/limits").read()
 print(next(line for line in limits.splitlines() if line.startswith("Max address space")))
@@ -200,10 +200,10 @@ print(next(line for line in limits.splitlines() if line.startswith("Max address 
 
 
 def test_an_answer_that_waits_in_the_pipe_is_not_overdue():
-    checkers = Workers("math_handler.py", time_limit_s=0.5, workers=1)
+    checkers = Workers("math_check", time_limit_s=0.5, workers=1)
     checkers.start()
     worker = checkers._workers[0]
-    worker.assign(0, {"gold": "3", "prediction": "3", "whole": False}, 0.5)
+    worker.assign(0, {"golds": ["3"], "prediction": "3", "whole": False}, 0.5)
     time.sleep(1.5)  # nobody looks; the child has answered long ago
     outcomes = [None]
     checkers._wait(outcomes)

@@ -1,8 +1,8 @@
 """The child process that runs untrusted checks: started by `sandbox.Workers`, never imported by it.
 
-Usage: `python -P worker.py HANDLER JSON_OPTIONS`. HANDLER is a file or a package with
-`load(options)`, which returns a function from a request to a result. Requests and replies are JSON,
-one a line, over stdin and stdout.
+Usage: `python -P worker.py HANDLER JSON_OPTIONS`. HANDLER is a file (or a package with a file
+handler.py) that has `load(options)`, which returns a function from a request to a result. Requests
+and replies are JSON, one a line, over stdin and stdout.
 
 This file and the handlers import nothing from `dopr`: a child must start in well under a second and
 fit into a small memory limit, and the package may import torch.
@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
 try:
@@ -103,17 +104,21 @@ def _error(error: BaseException, path: str | None) -> dict[str, Any]:
 
 
 def _load(path: Path, options: dict[str, Any]) -> Callable[[Any], Any]:
-    """The handler's function; a package may import its own modules relatively."""
-    file, folders = (path / "__init__.py", [str(path)]) if path.is_dir() else (path, None)
-    spec = importlib.util.spec_from_file_location(
-        "handler", file, submodule_search_locations=folders
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["handler"] = module
-    spec.loader.exec_module(module)
+    """The handler's function. Of a package it is in `handler.py`, which may import relatively."""
+    module = _module("checker", path / "__init__.py" if path.is_dir() else path)
+    if path.is_dir():
+        module = importlib.import_module("checker.handler")
     handle: Callable[[Any], Any] = module.load(options)
     return handle
+
+
+def _module(name: str, file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
 
 
 def main() -> None:
