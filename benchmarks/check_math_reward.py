@@ -8,9 +8,11 @@ FOLDER holds `math500_test.jsonl`, `gsm8k_test.jsonl` and so on (see FILES). For
 - `\boxed{gold}` must score 1 (equal texts are accepted without any algebra: an easy test);
 - the answers of other rows, with other values, must score 0;
 - the answer unmarked in a sentence must score 1 (it has to be found and read);
-- the dataset's own worked solution should score 1, where there is one;
+- the dataset's own worked solution should score 1, where there is one, and that of another row 0;
 - other spellings of the reference must score 1 (`x = gold`, another fraction, a unit);
 - near misses must score 0 (the sign, one more, `gold x`, `gold million`).
+
+The last two are tried once for each reference that a file has.
 
 Writes the shares and every failing row. With `--against` all of this is also put to another version
 of the package (its `src` folder), and each pair whose verdict differs is listed.
@@ -33,6 +35,8 @@ from dopr.rewards import checker_stats, math_reward
 from dopr.tasks import load_task
 
 FILES = ("math500_test", "gsm8k_test", "amc23_test", "aime24_test", "olympiadbench_test")
+KINDS = ("gold", "other", "unmarked", "solution", "other solution", "respelling", "near miss")
+REFUSED = ("other", "other solution", "near miss")
 OTHERS = 3  # answers of other rows that are tried on each
 _OTHER_VERSION = """
 import json, sys
@@ -132,6 +136,7 @@ def pairs_of(rows: Any) -> list[Pair]:
     """Every answer that is tried on a dataset's rows."""
     ids, answers = list(rows["id"]), list(rows["answer"])
     found = []
+    seen: set[str] = set()
     for i, others in enumerate(partners(answers)):
         gold, name = answers[i], ids[i]
 
@@ -146,6 +151,12 @@ def pairs_of(rows: Any) -> list[Pair]:
         solution = solution[0] if isinstance(solution, list) else solution
         if isinstance(solution, str):
             found.append(Pair("solution", name, gold, "(its worked solution)", solution, 1.0))
+            other = others[0]
+            text = f"(the worked solution of {name})"
+            found.append(Pair("other solution", ids[other], answers[other], text, solution, 0.0))
+        if gold in seen:
+            continue
+        seen.add(gold)
         found += [boxed("respelling", given, 1.0) for given in respellings(gold)]
         found += [boxed("near miss", given, 0.0) for given in near_misses(gold)]
     return found
@@ -191,9 +202,9 @@ def scores_of(source: Path, pairs: list[Pair]) -> list[float | None]:
 def summary(pairs: list[Pair], verdicts: list[float | None], seconds: float) -> dict[str, Any]:
     """Shares by kind, and what is wrong; of worked solutions the ids alone (they are long)."""
     shares: dict[str, Any] = {}
-    for kind in ("gold", "other", "unmarked", "solution", "respelling", "near miss"):
+    for kind in KINDS:
         right = [v == p.expected for p, v in zip(pairs, verdicts, strict=True) if p.kind == kind]
-        verb = "refused" if kind in ("other", "near miss") else "accepted"
+        verb = "refused" if kind in REFUSED else "accepted"
         shares[f"{kind.replace(' ', '_')}_{verb}"] = sum(right) / len(right) if right else None
         shares[f"{kind.replace(' ', '_')}_pairs"] = len(right)
     wrong = [
@@ -205,8 +216,9 @@ def summary(pairs: list[Pair], verdicts: list[float | None], seconds: float) -> 
         "rows": len({pair.id for pair in pairs}),
         **shares,
         "seconds_per_check": round(seconds / len(pairs), 5),
-        "failures": [w for w in wrong if w["kind"] != "solution"],
+        "failures": [w for w in wrong if "solution" not in w["kind"]],
         "solutions_not_accepted": [w["id"] for w in wrong if w["kind"] == "solution"],
+        "other_solutions_accepted": [w["given"] for w in wrong if w["kind"] == "other solution"],
     }
 
 
@@ -260,8 +272,10 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
     if arguments.against:
-        written = {"against": arguments.version, "changes": changes}
-        arguments.changes.write_text(json.dumps(written, indent=1) + "\n")
+        lines = ",\n".join(json.dumps(change) for change in changes)
+        arguments.changes.write_text(
+            f'{{"against": {json.dumps(arguments.version)}, "changes": [\n{lines}\n]}}\n'
+        )
 
 
 if __name__ == "__main__":

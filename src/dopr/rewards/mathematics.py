@@ -1,4 +1,4 @@
-"""Mathematical equivalence, checked by math-verify in child processes."""
+"""Mathematical equivalence, checked by sympy and our own comparison in child processes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

@@ -28,8 +28,6 @@ logger = logging.getLogger(__name__)
 
 _HERE = Path(__file__).parent
 _START_LIMIT_S = 300.0
-# Below this many requests a worker, starting another one costs more than it saves.
-_REQUESTS_PER_WORKER = 16
 
 Status = Literal["ok", "timeout", "crash", "error"]
 
@@ -151,6 +149,7 @@ class Workers:
         memory_mb: limit on a child's address space, mebibytes; None for no limit.
         workers: most children at a time.
         quiet: discard the children's stderr and keep them to one thread.
+        requests_per_worker: below this many, starting another child costs more than it saves.
     """
 
     def __init__(
@@ -162,6 +161,7 @@ class Workers:
         memory_mb: int | None = 2048,
         workers: int | None = None,
         quiet: bool = True,
+        requests_per_worker: int = 16,
     ) -> None:
         self.time_limit_s = time_limit_s
         self.max_workers = workers or max(1, min(4, (os.cpu_count() or 1)))
@@ -170,6 +170,7 @@ class Workers:
         self._memory_mb = memory_mb
         self._options = dict(options or {})
         self._quiet = quiet
+        self._requests_per_worker = requests_per_worker
         self._workers: list[_Worker] = []
         self._inbox: queue.SimpleQueue[tuple[_Worker, dict[str, Any] | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -227,7 +228,7 @@ class Workers:
             self._workers, self._inbox, self._pid = [], queue.SimpleQueue(), os.getpid()
         for worker in [w for w in self._workers if w.idle and w.process.poll() is not None]:
             self._discard(worker)
-        wanted = min(self.max_workers, -(-pending // _REQUESTS_PER_WORKER))
+        wanted = min(self.max_workers, -(-pending // self._requests_per_worker))
         while len(self._workers) < wanted:
             options = {
                 **self._options,

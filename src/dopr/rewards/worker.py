@@ -103,13 +103,15 @@ def _error(error: BaseException, path: str | None) -> dict[str, Any]:
     return {"type": type(error).__name__, "text": f"{type(error).__name__}: {message}{where}"}
 
 
-def _load(path: Path, options: dict[str, Any]) -> Callable[[Any], Any]:
-    """The handler's function. Of a package it is in `handler.py`, which may import relatively."""
+def _load(path: Path, options: dict[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
+    """The handler's function, and what it says that it cannot enforce.
+
+    Of a package the function is in `handler.py`, which may import its neighbours relatively.
+    """
     module = _module("checker", path / "__init__.py" if path.is_dir() else path)
     if path.is_dir():
         module = importlib.import_module("checker.handler")
-    handle: Callable[[Any], Any] = module.load(options)
-    return handle
+    return module.load(options), list(getattr(module, "unenforced", ()))
 
 
 def _module(name: str, file: Path) -> ModuleType:
@@ -133,11 +135,11 @@ def main() -> None:
     if hasattr(os, "getppid"):
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        handle = _load(Path(sys.argv[1]), options)
+        handle, unenforced = _load(Path(sys.argv[1]), options)
     except BaseException as error:
         reply({"failed": _error(error, user_file)})
         return
-    unenforced = _limit_memory(options.get("memory_mb"))
+    unenforced += _limit_memory(options.get("memory_mb"))
     # Twice the parent's limit: the parent's clock decides, this one only mops up after it.
     unenforced += _limit_processor_time(2 * options["time_limit_s"])
     reply({"ready": True, "unenforced": unenforced})

@@ -13,6 +13,7 @@ from .text import (
     canonical,
     fold_case,
     group,
+    is_choice,
     is_text,
     readings,
     same_text,
@@ -47,12 +48,19 @@ def same_answer(gold: str, answer: str) -> bool:
         answer: what was answered, without the text around it.
     """
     wanted, found = tidy(gold), tidy(answer)
-    if not found:
+    try:
+        return bool(found) and _same_tidied(wanted, found)
+    except RecursionError:  # brackets in brackets, thousands deep
         return False
+
+
+def _same_tidied(wanted: str, found: str) -> bool:
     if canonical(wanted) == canonical(found):
         return True
     if is_text(wanted):
         return same_text(wanted, found)
+    if is_choice(wanted) and same_text(wanted, found):
+        return True
     bases = _in_bases(wanted, found)
     if bases is not None:
         return bases

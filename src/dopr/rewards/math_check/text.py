@@ -53,6 +53,8 @@ _SYNONYMS = (
     (re.compile(r"\\(leq|leqslant|leqq)(?![A-Za-z])|<=|=<"), r"\\le "),
     (re.compile(r"\\(geq|geqslant|geqq)(?![A-Za-z])|>=|=>"), r"\\ge "),
     (re.compile(r"\\(?:ne|not\s*=)(?![A-Za-z])|!=|\\not="), r"\\neq "),
+    (re.compile(r"\\(?:approx|simeq|doteq)(?![A-Za-z])"), "="),
+    (re.compile(r"\\varnothing(?![A-Za-z])"), r"\\emptyset "),
     (re.compile(r"\\lt(?![A-Za-z])"), "<"),
     (re.compile(r"\\gt(?![A-Za-z])"), ">"),
     (re.compile(r"\\(?:dots|cdots|dotsc|dotsb|hdots)(?![A-Za-z])|\.\.\."), r"\\ldots "),
@@ -93,6 +95,8 @@ def tidy(answer: str) -> str:
     text = _DEGREES.sub(lambda match: rf"\text{{degrees {match[1] or ''}}}", text)
     for pattern, replacement in _SYNONYMS:
         text = pattern.sub(replacement, text)
+    if (wholly := TEXT.fullmatch(text.strip(" .$"))) and re.search(r"\d", wholly[1]):
+        text = wholly[1]
     text = re.sub(r"\s+", " ", text).strip().strip("*`").lstrip("=:+ ")
     return re.sub(r"(?:[\s.,;:]|\\\\|\\ )+$", "", text)
 
@@ -122,7 +126,7 @@ def _unboxed(text: str) -> str:
 def canonical(text: str) -> str:
     r"""A tidied answer as it is compared letter for letter: no blanks and no `\text{}`."""
     bare = _GAP.sub("_gap_", TEXT.sub(r" \1 ", joined_thousands(text)).replace("\\$", ""))
-    bare = re.sub(r"\s+", "", bare)
+    bare = re.sub(r"\{(\w)\}", r"\1", re.sub(r"\s+", "", bare))
     choice = _LETTER_CHOICE.fullmatch(bare)
     return choice[1] if choice else bare
 
@@ -198,6 +202,11 @@ def is_text(answer: str) -> bool:
     if not _WORDS.fullmatch(unwrapped) or any(w.lower() in NAMES for w in found):
         return False
     return any((len(w) > 3 and not is_product(w)) or w.lower() in _SHORT_WORDS for w in found)
+
+
+def is_choice(answer: str) -> bool:
+    """Whether a tidied answer is one letter, as of one of several choices."""
+    return re.fullmatch(r"[A-J]", canonical(answer)) is not None
 
 
 def same_text(gold: str, answer: str) -> bool:
