@@ -10,6 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from agents import make_agent, speaking, tool_call
 from dopr import DoPRTrainer
+from dopr.core.errors import UserError
 from dopr.core.strategy import Request, Strategy
 from dopr.policy.final_answers import final_answers
 from dopr.rewards.extract import completion_text
@@ -288,3 +289,15 @@ def test_what_a_tool_said_is_never_taken_for_the_answer() -> None:
         "",
     ]
     assert completion_text([call, told]) == "<answer>1</answer>"
+
+
+async def slow_reward(completions: list[Any], **columns: Any) -> list[float]:
+    return words_reward(completions)
+
+
+@pytest.mark.parametrize("given", [{"tools": [double]}, {"reward_funcs": slow_reward}])
+def test_free_success_rates_are_refused_where_only_trl_can_roll_out_or_score(
+    tmp_path: Path, given: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match="success_rate"):
+        make_trainer(tmp_path, strategy="oracle", **given)

@@ -56,6 +56,7 @@ ATTRIBUTES: dict[str, Check] = {
     "scale_rewards": lambda x: x == "group",
     "state": lambda x: isinstance(x, TrainerState) and x.global_step == 2,
     "temperature": lambda x: x == 1.0,
+    "tools": lambda x: list(x or []) == [],
     "top_entropy_quantile": lambda x: x == 1.0,
     "top_p": lambda x: x == 1.0,
     "train_dataset": lambda x: len(x) == 24,

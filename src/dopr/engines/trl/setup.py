@@ -1,9 +1,12 @@
 """From a trainer's settings to the driver that runs its strategy."""
 
 import importlib.util
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
@@ -120,13 +123,35 @@ def prompt_stream(pool: Dataset, args: Any, window: int = 0) -> PromptStream:
     return stream
 
 
+def measurable(
+    pool: Dataset, reward_funcs: Sequence[Any], tools: Sequence[Any], pictures: bool
+) -> frozenset[str]:
+    """What the policy can tell of a prompt without paid rollouts.
+
+    Nothing where text alone does not tell prompts apart: rows that only name an environment, and
+    pictures. No success rates where rollouts need tools, or rewards are models or asynchronous.
+
+    Args:
+        pool: the training prompts.
+        reward_funcs, tools: of the trainer.
+        pictures: the policy reads pictures too.
+    """
+    if pictures or "prompt" not in pool.column_names:
+        return frozenset()
+    plain = all(
+        not isinstance(reward, torch.nn.Module) and not inspect.iscoroutinefunction(reward)
+        for reward in reward_funcs
+    )
+    return QUANTITIES if plain and not tools else QUANTITIES - {"success_rate"}
+
+
 def make_driver(
     strategy: Strategy | str | None,
     settings: Selection,
     pool: Dataset,
     args: Any,
     *,
-    readable: bool = True,
+    can_measure: frozenset[str] = QUANTITIES,
     from_stream: bool = False,
 ) -> Driver:
     """The driver of a training run.
@@ -136,7 +161,7 @@ def make_driver(
         settings: how prompts are chosen.
         pool: the training prompts.
         args: TRL's settings, read for seed, group size and batch.
-        readable: the policy can read a prompt by itself, to measure something of it.
+        can_measure: what the policy can tell of a prompt, see `measurable`.
         from_stream: the pool is a window of a streaming dataset, whose order no loader knows.
 
     Raises:
@@ -158,6 +183,6 @@ def make_driver(
         prepare(strategy, Sizes(args.num_generations, room)),
         stream,
         max_rounds=settings.max_rounds,
-        can_measure=QUANTITIES if readable and "prompt" in pool.column_names else frozenset(),
+        can_measure=can_measure,
         discount=settings.ledger_discount,
     )

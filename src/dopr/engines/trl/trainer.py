@@ -2,10 +2,11 @@
 
 TRL's private methods are wrapped by `super()` and none is copied, here and in the classes that this
 one is made of: `loading` (the rows to choose among, resuming), `saving` and `losses`.
-tests/test_trl_names.py and tests/test_trl_contract.py fail when one of the methods moves. The core
-loop is `_generate_and_score_completions`: the driver runs the strategy, `_roll_out` turns each round
-of requests into groups by TRL's own generation and scoring, and `_assemble` makes the training
-batch.
+tests/test_trl_names.py and tests/test_trl_contract.py fail when one of the methods moves.
+
+The core loop is `_generate_and_score_completions`: the driver runs the strategy, `_roll_out` turns
+each round of requests into groups by TRL's own generation and scoring, and `_assemble` makes the
+training batch.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ from dopr.engines.trl.setup import (
     check_pool,
     loader_order,
     make_driver,
+    measurable,
 )
 from dopr.engines.trl.streaming import Window
 from dopr.policy.entropies import EntropyTotals, mean_entropies
@@ -154,13 +156,15 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             self._window = Window(self.train_dataset, self._settings.stream_window)
             self.train_dataset = self._window.rows  # what drives TRL's loop
         self._take_pool(self.train_dataset)
+        told: frozenset[str] = frozenset()  # what is known of a prompt before an environment speaks
+        if train_dataset is not None:
+            told = measurable(self._pool, self.reward_funcs, self.tools, self._is_vlm)
         self.driver = make_driver(
             strategy,
             self._settings,
             self._pool,
             self.args,
-            # A picture cannot be told from its prompt's text, nor what an environment will say.
-            readable=not self._is_vlm and train_dataset is not None,
+            can_measure=told,
             from_stream=self._window is not None,
         )
         self.add_callback(StepClock(self))
