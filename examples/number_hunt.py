@@ -17,6 +17,7 @@ from datasets import Dataset
 from dopr import DoPRConfig, DoPRTrainer
 
 GUESSES = 3
+LARGEST = 20
 TASK = "Find the hidden number by guessing."
 
 
@@ -46,11 +47,11 @@ class Hunt:
 
 
 def games(count: int, seed: int = 0) -> Dataset:
-    """Games of 2 to 31 numbers."""
+    """Games of 2 to 20 numbers."""
     draw = random.Random(seed)
     rows = []
     for _ in range(count):
-        largest = draw.randint(2, 31)
+        largest = draw.randint(2, LARGEST)
         prompt = [{"role": "user", "content": TASK}]
         rows.append({"prompt": prompt, "largest": largest, "secret": draw.randint(1, largest)})
     return Dataset.from_list(rows)

@@ -13,19 +13,19 @@ import random
 import re
 
 import torch
-from number_hunt import GUESSES, TASK, Hunt
+from number_hunt import GUESSES, LARGEST, TASK, Hunt
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl.chat_template_utils import get_training_chat_template, qwen3_chat_template
 
 TAGS = ["<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<think>", "</think>"]
-PIECES = r"[A-Za-z_]+|[0-9]|[^A-Za-z0-9_]"  # words, digits, and everything else one by one
+PIECES = r"[A-Za-z_]+|[0-9]+|[^A-Za-z0-9_]"  # words, numbers, and everything else one by one
 CAREFUL = 0.4  # share of careful players
 
 
 def play(draw: random.Random) -> list[dict]:
     """One game as a chat."""
-    largest = draw.randint(2, 31)
+    largest = draw.randint(2, LARGEST)
     game = Hunt()
     told = game.reset(largest, draw.randint(1, largest))
     chat: list[dict] = [{"role": "user", "content": TASK + told}]
@@ -55,7 +55,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         writer.apply_chat_template(play(draw), tools=[Hunt().guess], tokenize=False)
         for _ in range(50)
     ]
-    text = "".join(texts) + json.dumps("error: not found, unsupported") + "0123456789"
+    numbers = " ".join(str(number) for number in range(LARGEST + 1))
+    text = "".join(texts) + numbers + json.dumps("error: not found, unsupported")
     marks = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     words = sorted(set(re.findall(PIECES, text)))
     vocabulary = {token: i for i, token in enumerate([*marks, *TAGS, "<unk>", *words])}
