@@ -30,7 +30,9 @@ def run(output: Path, strategy: str, processes: int, **settings: Any) -> Path:
     return output
 
 
-@pytest.mark.parametrize("strategy", ["dopr", "uniform", "coba-rl", "reinforce-ada", "speed"])
+@pytest.mark.parametrize(
+    "strategy", ["dopr", "uniform", "coba-rl", "reinforce-ada", "speed", "ar3po"]
+)
 def test_two_processes_equal_one(tmp_path: Path, strategy: str) -> None:
     one, two = run(tmp_path / "one", strategy, 1), run(tmp_path / "two", strategy, 2)
     chosen = [

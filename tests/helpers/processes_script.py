@@ -38,6 +38,8 @@ def rollouts(prompts: list[Any], trainer: Any) -> dict[str, Any]:
         "prompt_ids": tokenizer(prompts)["input_ids"],
         "completion_ids": completions,
         "logprobs": None,
+        # Some of the tokens are an environment's.
+        "env_mask": [[int(i % 3 > 0 or i % 2) for i in ids] for ids in completions],
     }
 
 
