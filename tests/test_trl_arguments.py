@@ -109,7 +109,7 @@ def test_arguments_that_trl_refuses_are_refused_in_its_words(
 # -- arguments -------------------------------------------------------------------------------
 
 
-def test_the_first_four_arguments_stand_in_trls_order(tmp_path: Path) -> None:
+def test_arguments_stand_in_trls_order(tmp_path: Path) -> None:
     args = DoPRConfig(**settings(tmp_path, max_steps=1))
     rows = make_dataset()
     trainer = DoPRTrainer(
@@ -338,6 +338,39 @@ def test_tools_and_environments_are_used_as_in_trl(tmp_path: Path, kind: str) ->
         DoPRTrainer, DoPRConfig, tmp_path / "dopr", changes | {"strategy": "dopr"}, **own
     )
     trainer.train()
+    assert trainer.driver.spent.rollouts == 16
+
+
+OWNED = {
+    "no dataset": (None, Doubling),
+    "rows that only name an environment": (
+        Dataset.from_list([{"environment": "doubling"}] * 24),
+        {"doubling": Doubling},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", OWNED)
+def test_an_environment_may_own_the_prompts(tmp_path: Path, way: str) -> None:
+    """`uniform` then is plain GRPO, and DoPR does without what it would read from the prompts."""
+    rows, factory = OWNED[way]
+    trained = []
+    for kind, (cls, config) in enumerate([*BOTH, BOTH[1]]):
+        changes = {"max_completion_length": 24} | ({"strategy": "dopr"} if kind == 2 else {})
+        trainer = made(
+            cls,
+            config,
+            tmp_path / str(kind),
+            changes,
+            reward_funcs=None,
+            train_dataset=rows,
+            environment_factory=factory,
+            processing_class=calling_tokenizer(),
+        )
+        trainer.train()
+        trained.append(parameters(trainer))
+    assert torch.equal(trained[0], trained[1])
     assert trainer.driver.spent.rollouts == 16
 
 

@@ -18,16 +18,20 @@ from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer
 from fake_vllm import use_fake_vllm
-from tiny import ALPHABET, digits_reward, make_dataset, make_model, make_tokenizer, settings
+from tiny import (
+    digits_reward,
+    length_reward,
+    make_dataset,
+    make_model,
+    make_tokenizer,
+    mixture_of_experts,
+    settings,
+)
 from trl_fields import ARGUMENTS, CASES, FIELDS, TRL_VERSION, Case
 
 # What a run logs about its own time and memory, and what only ours logs.
 _OF_THE_MACHINE = ("time", "_per_second", "_mem_", "total_flos", "profiling/")
 _OURS = ("rollout/", "select/")
-
-
-def length_reward(completions: list[Any], **columns: Any) -> list[float]:
-    return [float(len(completion)) for completion in completions]
 
 
 def columns_reward(completions: list[Any], **columns: Any) -> list[float]:
@@ -93,6 +97,13 @@ class Run:
         found = {str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file()}
         return {f for f in found if "dopr_" not in f and f != "metrics.jsonl"}
 
+    @property
+    def engine_settings(self) -> dict[str, Any]:
+        """What the engine in vLLM's place was made with, as far as it can be compared."""
+        engine = getattr(self.trainer, "vllm_generation", None)
+        made_with = {} if engine is None else engine.settings
+        return {k: v for k, v in made_with.items() if isinstance(v, (bool, int, float, str))}
+
     def tables(self) -> list[pd.DataFrame]:
         files = sorted(self.folder.glob("completions/*.parquet"))
         return [pd.read_parquet(f).drop(columns="prompt_id", errors="ignore") for f in files]
@@ -110,25 +121,6 @@ def ends_soon() -> Any:
         model.lm_head.weight[1] = model.lm_head.weight.mean(0)
         model.model.norm.weight.mul_(3.0)
     return model
-
-
-def mixture_of_experts() -> Any:
-    torch.manual_seed(0)
-    return transformers.MixtralForCausalLM(
-        transformers.MixtralConfig(
-            vocab_size=len(ALPHABET) + 3,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            num_local_experts=4,
-            num_experts_per_tok=1,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-        )
-    )
 
 
 NAMES = [
@@ -177,6 +169,7 @@ def test_uniform_does_what_plain_grpo_does(
     assert all(map(torch.equal, plain.parameters, uniform.parameters))
     assert plain.history == uniform.history
     assert plain.files == uniform.files
+    assert plain.engine_settings == uniform.engine_settings
     for ours, theirs in zip(uniform.tables(), plain.tables(), strict=True):
         pd.testing.assert_frame_equal(ours, theirs)
     same = len(usual_parameters) == len(plain.parameters) and all(
