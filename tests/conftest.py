@@ -1,4 +1,4 @@
-"""Shared fixtures; the tiny model and its task are in tests/tiny.py."""
+"""Shared fixtures; what tests share besides is in tests/helpers."""
 
 import gc
 import os
@@ -14,11 +14,12 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_threads() -> None:
+def one_thread() -> None:
+    """Tests share the cores, and results must not depend on the number of threads."""
     import torch
 
     torch.set_num_threads(1)

@@ -13,8 +13,15 @@ from dopr.core.strategy import Group
 from dopr.engines.trl.multi_objective import normalize_then_sum
 from dopr.engines.trl.rounds import Round, Segment
 from dopr.strategies import Uniform
-from test_trl_fields import length_reward, mixture_of_experts
-from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
+from tiny import (
+    digits_reward,
+    length_reward,
+    make_dataset,
+    make_model,
+    make_tokenizer,
+    mixture_of_experts,
+    settings,
+)
 
 
 @dataclass

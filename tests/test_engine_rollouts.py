@@ -18,10 +18,8 @@ from dopr.engines.trl.rounds import Round, Segment, pack_handle, unpack_handle
 from dopr.engines.trl.versions import known_settings
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import train
-from engine_tools import FakeEngine, Recorder, use_engine
-from test_trainer import TwoRounds, make_trainer, parameters
-
-MODES = ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+from engine_tools import MODES, FakeEngine, Recorder, use_engine
+from training import TwoRounds, make_trainer, parameters
 
 
 @dataclass

@@ -13,7 +13,7 @@ import torch
 
 from tiny import make_model
 
-SCRIPT = Path(__file__).parent / "processes_script.py"
+SCRIPT = Path(__file__).parent / "helpers" / "processes_script.py"
 
 
 def run(output: Path, strategy: str, processes: int, **settings: Any) -> Path:

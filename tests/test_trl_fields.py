@@ -18,16 +18,20 @@ from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer
 from fake_vllm import use_fake_vllm
-from tiny import ALPHABET, digits_reward, make_dataset, make_model, make_tokenizer, settings
+from tiny import (
+    digits_reward,
+    length_reward,
+    make_dataset,
+    make_model,
+    make_tokenizer,
+    mixture_of_experts,
+    settings,
+)
 from trl_fields import ARGUMENTS, CASES, FIELDS, TRL_VERSION, Case
 
 # What a run logs about its own time and memory, and what only ours logs.
 _OF_THE_MACHINE = ("time", "_per_second", "_mem_", "total_flos", "profiling/")
 _OURS = ("rollout/", "select/")
-
-
-def length_reward(completions: list[Any], **columns: Any) -> list[float]:
-    return [float(len(completion)) for completion in completions]
 
 
 def columns_reward(completions: list[Any], **columns: Any) -> list[float]:
@@ -117,25 +121,6 @@ def ends_soon() -> Any:
         model.lm_head.weight[1] = model.lm_head.weight.mean(0)
         model.model.norm.weight.mul_(3.0)
     return model
-
-
-def mixture_of_experts() -> Any:
-    torch.manual_seed(0)
-    return transformers.MixtralForCausalLM(
-        transformers.MixtralConfig(
-            vocab_size=len(ALPHABET) + 3,
-            hidden_size=16,
-            intermediate_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=2,
-            num_local_experts=4,
-            num_experts_per_tok=1,
-            pad_token_id=0,
-            eos_token_id=1,
-            bos_token_id=None,
-        )
-    )
 
 
 NAMES = [

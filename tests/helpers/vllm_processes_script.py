@@ -1,6 +1,6 @@
 """Trains on rollouts of vLLM, one engine in every process; what it did goes into a folder.
 
-python -m torch.distributed.run --nproc_per_node 2 tests/vllm_processes_script.py MODEL OUT
+python -m torch.distributed.run --nproc_per_node 2 tests/helpers/vllm_processes_script.py MODEL OUT
 """
 
 import json
@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 import vllm_tools
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.engines.trl.processes import leave_process_group
-from test_trainer import TwoRounds
 from tiny import digits_reward, make_dataset, make_tokenizer, settings
+from training import TwoRounds
 
 
 def main(model: Path, output: Path) -> None:

@@ -6,6 +6,9 @@ import torch
 
 from dopr import DoPRTrainer
 
+# How TRL corrects for what an engine's log-probabilities differ from the model's own.
+MODES = ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+
 
 class FakeEngine:
     """Answers as TRL's `VLLMGeneration` does, with random completions and log-probabilities.

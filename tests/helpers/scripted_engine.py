@@ -1,23 +1,13 @@
-"""What every strategy must keep to, whatever the pool, the group size and the rewards."""
-
-import copy
-import tempfile
-from pathlib import Path
+"""An engine whose success rates are known, that checks what a driver keeps of its rollouts."""
 
 import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dopr.core.driver import Driver, StepOutcome
 from dopr.core.errors import UserError
 from dopr.core.stream import PromptStream
-from dopr.engines.trl.checkpoints import load_state, save_state
 from dopr.strategies import PRESETS, STRATEGIES, Group, Measure, Request, make_strategy
+from pools import QUANTITIES
 
-STEPS = 40
-REWARDS = ("verdict", "signed", "continuous", "unscored", "constant")
-MEASURABLE = frozenset({"perplexity", "embedding", "success_rate"})
 WIDTH = 5
 
 
@@ -125,41 +115,4 @@ def new_driver(name: str, pool: int, num_generations: int, seed: int) -> Driver:
     strategy = make_strategy(name, num_generations=num_generations)
     stream = PromptStream(pool, seed)
     stream.categories = np.arange(pool) % 3
-    return Driver(strategy, stream, can_measure=MEASURABLE)
-
-
-@pytest.mark.parametrize("name", needs_no_files())
-@given(
-    pool=st.integers(1, 40),
-    num_generations=st.integers(1, 9),
-    rewards=st.sampled_from(REWARDS),
-    seed=st.integers(0, 10_000),
-)
-@settings(max_examples=6, deadline=None)
-def test_strategy_runs_repeats_and_resumes(
-    name: str, pool: int, num_generations: int, rewards: str, seed: int
-) -> None:
-    half = STEPS // 2
-    driver, engine = new_driver(name, pool, num_generations, seed), Engine(pool, rewards, seed)
-    first_half = engine.run(driver, half)
-    with tempfile.TemporaryDirectory() as folder:
-        save_state(Path(folder), driver.state_dict())
-        saved = load_state(Path(folder))
-    same_engine = copy.deepcopy(engine)
-    second_half = engine.run(driver, half)
-
-    resumed = new_driver(name, pool, num_generations, seed + 1)
-    resumed.load_state_dict(saved)
-    assert same_engine.run(resumed, half) == second_half
-    assert resumed.spent == driver.spent
-
-    again = new_driver(name, pool, num_generations, seed)
-    assert Engine(pool, rewards, seed).run(again, half) == first_half
-
-
-@pytest.mark.parametrize("name", needs_no_files())
-def test_every_strategy_is_described(name: str) -> None:
-    strategy = make_strategy(name)
-    assert strategy.mark in ("V", "S", "I") and strategy.pays in ("pre", "post")
-    assert strategy.summary and "arXiv" in strategy.source
-    assert strategy.measures <= MEASURABLE
+    return Driver(strategy, stream, can_measure=QUANTITIES)

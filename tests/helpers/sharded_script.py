@@ -1,6 +1,6 @@
 """`dopr` in processes that share the parameters, on a machine without a GPU.
 
-    accelerate launch --config_file configs/accelerate/fsdp2.yaml tests/sharded_script.py train ...
+    accelerate launch --config_file configs/accelerate/fsdp2.yaml sharded_script.py train ...
 
 accelerate spreads parameters over accelerators only; here it is told that the CPU is one. What runs
 is FSDP2 or DeepSpeed itself, with gloo in the place of nccl.

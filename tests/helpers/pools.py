@@ -10,9 +10,10 @@ from dopr.strategies import Group, Measure
 QUANTITIES = frozenset({"perplexity", "embedding", "success_rate"})
 
 
-def group(prompt: int, rewards: Any, entropies: Any = None) -> Group:
-    found = None if entropies is None else np.array(entropies, float)
-    return Group(prompt, np.array(rewards, float), np.ones(len(rewards), np.int64), entropies=found)
+def group(prompt: int, rewards: Any, tokens_each: int = 1, **fields: Any) -> Group:
+    """A finished group with these rewards; further fields as `Group` has them."""
+    tokens = np.full(len(rewards), tokens_each, dtype=np.int64)
+    return Group(prompt, np.array(rewards, float), tokens, **fields)
 
 
 def ledger_of(*rewards: list[float], size: int | None = None, discount: float = 1.0) -> Ledger:

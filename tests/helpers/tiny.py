@@ -6,9 +6,28 @@ from typing import Any
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 ALPHABET = "0123456789+-*/=() abcdefghijklmnopqrstuvwxyz?.,:<>"
+# Of a model with grouped heads, for the tests that try several architectures.
+SHAPE = {
+    "vocab_size": len(ALPHABET) + 3,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+    "bos_token_id": None,
+}
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -43,6 +62,26 @@ def make_model(seed: int = 0, vocabulary: int = len(ALPHABET) + 3) -> LlamaForCa
     )
 
 
+def mixture_of_experts() -> MixtralForCausalLM:
+    """As small, with experts of which each token takes one."""
+    torch.manual_seed(0)
+    return MixtralForCausalLM(
+        MixtralConfig(
+            vocab_size=len(ALPHABET) + 3,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            num_key_value_heads=2,
+            num_local_experts=4,
+            num_experts_per_tok=1,
+            pad_token_id=0,
+            eos_token_id=1,
+            bos_token_id=None,
+        )
+    )
+
+
 def save_tiny_model(folder: Path) -> Path:
     make_model().save_pretrained(folder)
     make_tokenizer().save_pretrained(folder)
@@ -53,6 +92,11 @@ def digits_reward(completions: list[Any], **columns: Any) -> list[float]:
     """1 where the completion holds an odd number of digits: a coin the policy can learn to bend."""
     texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
     return [float(sum(ch.isdigit() for ch in text) % 2) for text in texts]
+
+
+def length_reward(completions: list[Any], **columns: Any) -> list[float]:
+    """The longer, the better."""
+    return [float(len(completion)) for completion in completions]
 
 
 def make_dataset(rows: int = 24, chat: bool = False) -> Dataset:

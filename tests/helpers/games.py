@@ -6,21 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from dopr.core.driver import Driver, StepOutcome
-from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
 from dopr.strategies import Group, Measure, Request, Strategy
-
-
-def group(prompt: int, rewards: Sequence[float], step: int = 0) -> Group:
-    return Group(prompt, np.array(rewards, float), np.ones(len(rewards), np.int64), step=step)
-
-
-def ledger_of(*rewards: float, size: int = 4) -> Ledger:
-    """A ledger that has seen these rewards."""
-    ledger = Ledger(size)
-    ledger.observe([group(0, rewards)])
-    ledger.end_step()
-    return ledger
+from pools import group
 
 
 class Ascending(PromptStream):
@@ -57,11 +45,12 @@ class Game:
     def __post_init__(self) -> None:
         stream = Ascending(self.size, seed=0)
         self.driver = Driver(self.strategy, stream, can_measure=frozenset({"embedding"}))
+        self.strategy = self.driver.strategy  # the copy that runs
 
     def roll_out(self, requests: list[Request]) -> list[Group]:
         self.asked.append([(r.prompt_id, r.num_rollouts) for r in requests])
         step = self.driver.ledger.step
-        return [group(i, self.outcomes(i, n), step) for i, n in self.asked[-1]]
+        return [group(i, self.outcomes(i, n), step=step) for i, n in self.asked[-1]]
 
     def measure(self, asked: Measure) -> tuple[np.ndarray, int]:
         assert self.embeddings is not None and asked.quantity == "embedding"

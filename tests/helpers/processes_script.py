@@ -1,6 +1,6 @@
 """Trains a tiny model for a few steps, on one process or several; what it did goes into a folder.
 
-    python -m torch.distributed.run --nproc_per_node 2 tests/processes_script.py OUT STRATEGY [JSON]
+    python -m torch.distributed.run --nproc_per_node 2 processes_script.py OUT STRATEGY [JSON]
 
 The last argument holds further settings.
 
