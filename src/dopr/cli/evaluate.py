@@ -77,7 +77,12 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
     hide_loading_bars()
     rewards = [
-        load_reward(name, embedding=embedding_reward) for name in arguments.reward or ["math"]
+        load_reward(
+            name,
+            embedding=embedding_reward,
+            max_completion_length=arguments.max_completion_length,
+        )
+        for name in arguments.reward or ["math"]
     ]
     dataset = load_task(
         arguments.dataset,

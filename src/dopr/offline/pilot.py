@@ -65,7 +65,10 @@ def run_pilot(settings: PilotSettings) -> PoolRates:
     from dopr.runs.evaluation import RIGHT, evaluate
     from dopr.tasks import load_task
 
-    rewards = [load_reward(name, embedding=embedding_reward) for name in settings.reward]
+    rewards = [
+        load_reward(name, embedding=embedding_reward, max_completion_length=settings.max_tokens)
+        for name in settings.reward
+    ]
     dataset = load_task(list(settings.dataset), split="train")
     population = len(dataset)
     if settings.prompts < population:

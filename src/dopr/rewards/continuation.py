@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dopr.rewards import extract
-from dopr.rewards.mathematics import RewardFunction, is_missing, require_answers
+from dopr.rewards.mathematics import RewardFunction, require_answers
 from dopr.rewards.sentences import first_sentence
 from dopr.rewards.similarity import other_tasks, row_info
 
@@ -99,7 +99,7 @@ def make_rlpt_reward(judge: RewardFunction | None = None) -> RewardFunction:
 
 
 def _match(prediction: str, reference: Any, info: Any) -> float | None:
-    if is_missing(reference):
+    if extract.is_missing(reference):
         return None
     return float(prefix_match(prediction, str(reference), row_info(info).get("min_words", 1)))
 

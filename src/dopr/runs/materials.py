@@ -44,6 +44,7 @@ def load_materials(settings: TrainSettings) -> Materials:
             embedding=embedding_reward,
             timeout_s=settings.reward_timeout_s,
             judge=settings.judge,
+            max_completion_length=settings.max_completion_length,
         )
         for name in names
     ]
