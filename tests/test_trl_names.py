@@ -49,6 +49,7 @@ ATTRIBUTES: dict[str, Check] = {
     "num_generations": lambda x: x == 4,
     "num_iterations": lambda x: x == 1,
     "optimizer": lambda x: hasattr(x, "param_groups"),
+    "processing_class": lambda x: x.pad_token_id == 0,
     "reward_funcs": lambda x: x == [digits_reward],
     "reward_weights": lambda x: x.tolist() == [1.0],
     "router_aux_loss_coef": lambda x: x >= 0,
