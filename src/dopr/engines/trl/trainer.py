@@ -2,10 +2,11 @@
 
 TRL's private methods are wrapped by `super()` and none is copied, here and in the classes that this
 one is made of: `loading` (the rows to choose among, resuming), `saving` and `losses`.
-tests/test_trl_names.py and tests/test_trl_contract.py fail when one of the methods moves. The core
-loop is `_generate_and_score_completions`: the driver runs the strategy, `_roll_out` turns each round
-of requests into groups by TRL's own generation and scoring, and `_assemble` makes the training
-batch.
+tests/test_trl_names.py and tests/test_trl_contract.py fail when one of the methods moves.
+
+The core loop is `_generate_and_score_completions`: the driver runs the strategy, `_roll_out` turns
+each round of requests into groups by TRL's own generation and scoring, and `_assemble` makes the
+training batch.
 """
 
 from __future__ import annotations
