@@ -13,6 +13,7 @@ import torch
 from accelerate.utils import DistributedType
 
 from dopr import Group, Request, Strategy, UserError
+from dopr.engines.trl import versions
 from dopr.engines.trl.micro_batches import cut_micro_batches
 from dopr.engines.trl.rounds import Round, Segment, pack_handle, unpack_handle
 from dopr.engines.trl.versions import known_settings
@@ -87,6 +88,8 @@ def test_own_cut_of_an_engines_rollouts_gives_the_gradient_of_trls_own_batch(
 def test_log_probabilities_and_ratios_stay_with_their_rows(
     tmp_path: Path, mode: str, unknown: int
 ) -> None:
+    if unknown and versions.TRL < (1, 12):
+        pytest.skip("TRL before 1.12 itself ends at a log-probability that the engine left out")
     engine = FakeEngine(unknown=unknown)
     trainer = make_trainer(
         tmp_path,

@@ -319,9 +319,23 @@ def test_checkpoint_of_another_strategy_or_pool_is_refused(tmp_path: Path) -> No
     other = make_trainer(tmp_path / "b", strategy="uniform-1")
     with pytest.raises(UserError, match="made by strategy 'dopr'"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    smaller = make_trainer(tmp_path / "c", dataset=make_dataset(10))
-    with pytest.raises(UserError, match="24 prompts"):
-        smaller.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    prompts = [f"{i}-{i}=?" for i in range(10)]
+    others = make_trainer(tmp_path / "c", dataset=Dataset.from_dict({"prompt": prompts}))
+    with pytest.raises(UserError, match="none of the 10 prompts is among the 24"):
+        others.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_a_checkpoint_of_more_prompts_is_gone_on_from_with_those_that_are_left(
+    tmp_path: Path,
+) -> None:
+    first = make_trainer(tmp_path, save_strategy="steps", save_steps=2)
+    first.train()
+    left = [*range(20, 4, -2)]
+    fewer = make_trainer(tmp_path / "b", max_steps=5, dataset=make_dataset().select(left))
+    fewer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert fewer.state.global_step == 5 and len(fewer.driver.ledger.visits) == 8
+    gained = fewer.driver.ledger.visits - first.driver.ledger.visits[left]
+    assert gained.min() >= 0 and gained.sum() >= 1
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -144,8 +144,12 @@ def process_left_as_it_was() -> Iterator[None]:
 
 def known(case: Case) -> Case:
     """Without the fields that an older TRL does not have."""
-    fields = {k: v for k, v in case.fields.items() if k in GRPOConfig.__dataclass_fields__}
-    return Case(fields, case.with_, case.setup, case.trains)
+    there = GRPOConfig.__dataclass_fields__
+    fields, more = (
+        {name: value for name, value in given.items() if name in there}
+        for given in (case.fields, case.with_)
+    )
+    return Case(fields, more, case.setup, case.trains)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from typing import *
 
 
 def main() -> None:
+    """Run the job of the folder named on the command line, and print what came of it."""
     folder = Path(sys.argv[1])
     job_file = folder / "job.json"
     job = json.loads(job_file.read_text(encoding="utf-8"))
