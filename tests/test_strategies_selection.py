@@ -300,7 +300,8 @@ def test_no_reward_and_no_pool_stops_a_strategy_and_it_resumes(
     ("name", "options", "message"),
     [
         ("coba-rl", {"min_rollouts": 0}, "min_rollouts is 0"),
-        ("coba-rl", {"alpha_max": 12}, "kappa"),
+        ("coba-rl", {"kappa": 2}, "kappa is 2"),
+        ("coba-rl", {"right_from": 0}, "right_from is 0"),
         ("coba-rl", {"tau": 0}, "tau is 0"),
         ("knapsack", {"confidence": 1}, "confidence is 1"),
         ("cures", {"candidates": 3}, "candidates is 3"),
