@@ -83,6 +83,10 @@ def _mean(rewards: Array) -> float:
     return float(scored.mean()) if scored.size else 0.0
 
 
+def _group_std(group: Group) -> float:
+    return _std(group.rewards) if group.std is None else group.std
+
+
 def _std(rewards: Array) -> float:
     """Standard deviation with n - 1, as TRL has it; 0 for fewer than two rewards."""
     scored = rewards[~np.isnan(rewards)]
@@ -133,8 +137,9 @@ def compute_advantages(
         groups: finished groups, of any sizes.
         ledger: what is known about their prompts, these groups included.
         estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
-        scale: `group` divides by the group's standard deviation, `batch` by that of all rewards,
-            `none` by nothing (TRL's `scale_rewards`). DBB brings its own scale.
+        scale: `group` divides by the group's standard deviation (its own `std` where it has one),
+            `batch` by that of all rewards, `none` by nothing (TRL's `scale_rewards`). DBB brings
+            its own scale.
 
     Returns:
         One array of shape (n,) per group; the group's `weights` are multiplied in.
@@ -152,7 +157,7 @@ def compute_advantages(
         advantages = ESTIMATORS[estimator](group, ledger)
         own_scale = estimator == "dbb" or (estimator == "zvp" and not group.informative)
         if not own_scale and scale != "none":
-            std = _std(group.rewards) if scale == "group" else batch_std
+            std = _group_std(group) if scale == "group" else batch_std
             advantages = advantages / (std + STD_EPSILON)
         result.append(advantages if group.weights is None else advantages * group.weights)
     return result
