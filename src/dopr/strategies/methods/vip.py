@@ -11,11 +11,12 @@ from dopr.core.ledger import Ledger
 from dopr.core.strategy import Group, Measure, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.allocation import Counts, UnequalGroups, even_allocation
+from dopr.strategies.parts.allocation import Counts, UnequalGroups
 from dopr.strategies.parts.gaussian_process import carried_on
 
 Array = NDArray[np.float64]
 ESTIMATORS = ("rloo", "grpo")
+SOLVERS = ("slsqp", "exact")
 
 RATE_EDGE = 1e-6  # success rates are clipped to so far from 0 and 1
 HARDNESS = {"rloo": 7e-4, "grpo": 4e-4}
@@ -31,19 +32,22 @@ class VIP(UnequalGroups):
     the former prediction as its prior mean; so the mean is carried on over the pool, the
     covariance is not. The budget, num_generations rollouts a prompt, minimises the sum of
 
-        p (1 - p) / (n - 1) + c n ln p        (`rloo`, c = 7e-4: what the source's trainer always uses)
+        p (1 - p) / (n - 1) + c n ln p        (`rloo`, c = 7e-4; always the source's)
         p (1 - p) (n - 1) / n^2 + c n ln p    (`grpo`, c = 4e-4)
 
     over real n between the bounds (the second term favours hard prompts), is rounded down, and what
     is missing is dealt one by one. A prompt with fewer than 4 rollouts gets none: it is not trained
     on in this step. The first step is uniform.
 
-    Ours, with the reason: the minimum is found by its multiplier instead of SLSQP, which stops near
-    it (for `grpo` from 3 rollouts on, where the term is convex); embeddings are the policy's own,
-    since a run need not have a sentence model beside it.
+    The source minimises by SLSQP at its usual tolerance, from equal groups; the sum is so flat that
+    this often stops well before the minimum, and nearer to equal groups. `solver: exact` goes all
+    the way. Ours, with the reason: embeddings are the policy's own, since a run need not have a
+    sentence model beside it.
 
     Args:
         estimator: `rloo` or `grpo`.
+        solver: `slsqp` (the source's; another SciPy may move a size by one) or `exact`, by the
+            multiplier (for `grpo` from 3 rollouts on, where its term is convex).
         length_scale: of the kernel, between embeddings of unit length.
         prior_mean: latent mean before anything is seen; -1 in the source's class.
         jitter: added to the kernel of the prompts fitted.
@@ -63,6 +67,7 @@ class VIP(UnequalGroups):
     min_rollouts: int = 1
     max_rollouts: int = 32
     estimator: Literal["rloo", "grpo"] = "rloo"
+    solver: Literal["slsqp", "exact"] = "slsqp"
     length_scale: float = 0.4
     prior_mean: float = -5.0
     jitter: float = 1e-4
@@ -78,6 +83,8 @@ class VIP(UnequalGroups):
         super().__post_init__()
         if self.estimator not in ESTIMATORS:
             raise unknown_name("gradient estimator", str(self.estimator), ESTIMATORS)
+        if self.solver not in SOLVERS:
+            raise unknown_name("solver", str(self.solver), SOLVERS)
         for name in ("length_scale", "jitter"):
             value = getattr(self, name)
             require(value > 0, f"{name} is {value}; it must be positive")
@@ -117,9 +124,43 @@ class VIP(UnequalGroups):
         return rounded(relaxed, rates * (1 - rates), budget, high)
 
     def relaxed(self, rates: Array, low: int, high: int) -> Array:
-        """The division over real numbers of rollouts, shape (m,)."""
-        budget, variance = len(rates) * self.num_generations, rates * (1 - rates)
+        """The division over real numbers of rollouts, shape (m,).
+
+        Args:
+            rates: inside (0, 1), shape (m,).
+            low, high: bounds of each.
+        """
+        if low == self.num_generations:
+            return np.full(len(rates), float(low))
+        variance = rates * (1 - rates)
         hardness = -HARDNESS[self.estimator] * np.log(rates)
+        if self.solver == "exact":
+            return self._exact(variance, hardness, low, high)
+        return self._by_slsqp(variance, hardness, low, high)
+
+    def _by_slsqp(self, variance: Array, hardness: Array, low: int, high: int) -> Array:
+        from scipy.optimize import minimize  # takes a while, and only this needs it
+
+        budget = len(variance) * self.num_generations
+
+        def total(n: Array) -> float:
+            factor = 1 / (n - 1) if self.estimator == "rloo" else (n - 1) / np.square(n)
+            return float((variance * factor - hardness * n).sum())
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = minimize(
+                total,
+                np.full(len(variance), float(self.num_generations)),
+                method="SLSQP",
+                bounds=[(low, high)] * len(variance),
+                constraints={"type": "eq", "fun": lambda n: n.sum() - budget},
+            ).x
+        if not np.isfinite(found).all():
+            return self._exact(variance, hardness, low, high)
+        return np.clip(found, low, high)
+
+    def _exact(self, variance: Array, hardness: Array, low: int, high: int) -> Array:
+        budget = len(variance) * self.num_generations
         if self.estimator == "grpo":
             low = min(max(low, 3), self.num_generations)
         # The gain from one more falls in n, so where it equals a price is found by halving; and the
@@ -184,6 +225,8 @@ def rounded(relaxed: Array, variance: Array, budget: int, high: int) -> Counts:
     """
     counts = np.floor(relaxed + 1e-6).astype(np.int64)
     counts[counts < FEWEST] = 0
+    while counts.sum() > budget:  # real numbers that sum to a little more
+        counts[_last_best(counts.astype(float))] -= 1
     for _ in range(budget - int(counts.sum())):
         fall = variance * (_remaining(counts) - _remaining(counts + 1))
         counts[_last_best(np.where(counts < high, fall, -np.inf))] += 1
