@@ -234,7 +234,8 @@ class Strategy(ABC):
     Class attributes, all of which have defaults:
 
     - `name` (the class's own), `summary`, `source`, `mark` (V: read in the source, S: from a second
-      source, I: inferred or own) and `pays` fill the table of `dopr strategies`;
+      source, T: from a third party's full reading or code, I: inferred or own) and `pays` fill the
+      table of `dopr strategies`;
     - `measures` lists the quantities of `Measure` that it needs, `may_measure` those that it does
       better with where the driver can answer;
     - `replays` says that groups of earlier steps may be returned, `reads_answers` that it needs
