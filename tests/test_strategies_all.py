@@ -160,6 +160,6 @@ def test_strategy_runs_repeats_and_resumes(
 @pytest.mark.parametrize("name", needs_no_files())
 def test_every_strategy_is_described(name: str) -> None:
     strategy = make_strategy(name)
-    assert strategy.mark in ("V", "S", "I") and strategy.pays in ("pre", "post")
+    assert strategy.mark in ("V", "S", "T", "I") and strategy.pays in ("pre", "post")
     assert strategy.summary and "arXiv" in strategy.source
     assert strategy.measures <= MEASURABLE
