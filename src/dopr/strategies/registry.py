@@ -7,12 +7,15 @@ from dopr.core.errors import UserError, unknown_name
 from dopr.core.preparation import check_options
 from dopr.core.strategy import Strategy
 from dopr.strategies.methods.ar3po import AR3PO
+from dopr.strategies.methods.bots import BOTS
+from dopr.strategies.methods.cero import CERO
 from dopr.strategies.methods.coba_rl import CobaRL
 from dopr.strategies.methods.cures import CurES
 from dopr.strategies.methods.dapo import DAPO
 from dopr.strategies.methods.dopr import DoPR
 from dopr.strategies.methods.dopr_paper import DoPRPaper
 from dopr.strategies.methods.dots import DOTS
+from dopr.strategies.methods.graph import Graph
 from dopr.strategies.methods.greso import GRESO
 from dopr.strategies.methods.history_variance import HistoryVariance
 from dopr.strategies.methods.knapsack import Knapsack
@@ -30,6 +33,7 @@ from dopr.strategies.methods.sec import SEC
 from dopr.strategies.methods.speed import SPEED
 from dopr.strategies.methods.uniform import Uniform
 from dopr.strategies.methods.vcrl import VCRL
+from dopr.strategies.methods.vigor import VIGOR
 from dopr.strategies.methods.vip import VIP
 
 _CLASSES: tuple[type[Strategy], ...] = (
@@ -54,6 +58,10 @@ _CLASSES: tuple[type[Strategy], ...] = (
     Knapsack,
     VIP,
     PREPO,
+    BOTS,
+    Graph,
+    CERO,
+    VIGOR,
     SEC,
     LIMR,
     HistoryVariance,

@@ -74,8 +74,10 @@ class AR3PO(Strategy):
         reused = 0
         for i in active:
             earlier = self._right.get(str(i))
-            right = [] if earlier is None else self._right_ones(earlier, ledger)
-            if earlier is not None and len(right) and pooled[i].scored.size:
+            if earlier is None or not pooled[i].scored.size:
+                continue
+            right = self._right_ones(earlier, ledger)
+            if len(right):
                 answer = int(prompts.rng.choice(right))
                 wrong = int(prompts.rng.choice(np.flatnonzero(~np.isnan(pooled[i].rewards))))
                 pooled[i] = reuse(pooled[i], wrong, earlier, answer, self.train_reused)

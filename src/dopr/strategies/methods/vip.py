@@ -13,6 +13,7 @@ from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
 from dopr.strategies.parts.allocation import Counts, UnequalGroups
 from dopr.strategies.parts.gaussian_process import carried_on
+from dopr.strategies.parts.prediction import unit_vectors
 
 Array = NDArray[np.float64]
 ESTIMATORS = ("rloo", "grpo")
@@ -195,20 +196,6 @@ class VIP(UnequalGroups):
             self._latent, self._embeddings, seen, observed, self.length_scale, self.jitter
         )
         self._fitted = True
-
-
-def unit_vectors(values: Array, centered: bool) -> NDArray[np.float32]:
-    """Rows of length 1, 0 where there is nothing; shape as given.
-
-    Args:
-        values: shape (k, width); what is not finite counts as 0.
-        centered: subtract the mean row first.
-    """
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    if centered:
-        values = values - values.mean(axis=0)
-    lengths = np.linalg.norm(values, axis=1, keepdims=True)
-    return np.asarray(values / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
 
 
 def rounded(relaxed: Array, variance: Array, budget: int, high: int) -> Counts:
