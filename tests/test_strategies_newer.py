@@ -1,4 +1,4 @@
-"""BOTS, the graph estimator, CERO and VIGOR, against numbers worked out from their rules."""
+"""The newer rivals, BOTS to GPS, against numbers worked out from their rules."""
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from dopr import Request, UserError, make_strategy
 from dopr.core.driver import Driver
 from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
-from dopr.strategies import BOTS, CERO, VIGOR, Graph, Group
+from dopr.strategies import BOTS, CERO, GPS, VIGOR, XRPO, Graph, Group
 from dopr.strategies.parts.graph_rates import likeness_graph, spectral_groups, start_rates
 from pools import QUANTITIES, bernoulli_pool, group, measurer
 
@@ -221,6 +221,67 @@ def test_vigor_goes_on_where_rewards_vary_most() -> None:
     assert {g.prompt_id: g.num_rollouts for g in kept} == {0: 4, 1: 20, 2: 4, 3: 4}
 
 
+# -- xrpo -------------------------------------------------------------------------------------
+
+
+def test_xrpos_worth_of_one_more_rollout() -> None:
+    counts = np.array([4, 4, 4, 8])
+    stds = np.array([0, 0.5, np.std([0, 0, 1, 1], ddof=1), 0.5])
+    strategy = XRPO(bonus=1.0)
+    widths = strategy.half_width(counts, stds)
+    assert widths == pytest.approx([0, 0.795612, 0.918693, 0.418010], abs=1e-6)
+    worth = strategy.worth(counts, stds, 32)
+    assert worth[:3] == pytest.approx([0.874127, 1.048906, 1.075945], abs=1e-6)
+    assert worth[3] == pytest.approx(0.033676 + 0.437063, abs=1e-6)
+    assert XRPO(bonus=1.0, bonus_form="root").worth(counts, stds, 32)[0] == pytest.approx(
+        0.934948, abs=1e-6
+    )
+
+
+def test_xrpo_spends_the_budget_where_rewards_vary() -> None:
+    success = np.array([0.0, 1.0, 0.5, 0.5])
+    rng = np.random.default_rng(3)
+
+    def roll_out(requests: list[Request]) -> list[Group]:
+        return [
+            group(r.prompt_id, rng.permutation(np.arange(r.num_rollouts) % 2))
+            if success[r.prompt_id] == 0.5
+            else group(r.prompt_id, [success[r.prompt_id]] * r.num_rollouts)
+            for r in requests
+        ]
+
+    driver = Driver(XRPO(prompts_per_step=4, bonus=0.0), PromptStream(4))
+    sizes = {g.prompt_id: g.num_rollouts for g in driver.step(roll_out).kept}
+    assert sizes[0] == sizes[1] == 4 and sizes[2] + sizes[3] == 24
+    assert abs(sizes[2] - sizes[3]) <= 2
+
+
+# -- gps --------------------------------------------------------------------------------------
+
+
+def test_gps_weighs_distance_to_one_half_against_likeness() -> None:
+    strategy = GPS(diversity=0.1)
+    strategy._embeddings = np.array([[1, 0], [1, 0], [-1, 0], [0, 1]], dtype=np.float32)
+    rng = np.random.default_rng(0)
+    # 0 first; 1 is as good but alike (distance 0), 2 is 1 away and costs 0.2 ^ 2.
+    rates = np.array([0.5, 0.5, 0.3, 0.0])
+    assert sorted(strategy.choose(rates, 2, rng).tolist()) in ([0, 2], [1, 2])
+    strategy.diversity = 0.0
+    assert sorted(strategy.choose(rates, 2, rng).tolist()) == [0, 1]
+    strategy.diversity, strategy._before = 0.1, np.array([0])
+    assert strategy.choose(np.full(4, 0.5), 1, rng).tolist() == [2]  # farthest from the last
+
+
+def test_gps_learns_which_kind_is_worth_choosing() -> None:
+    success = np.repeat([0.0, 0.5, 1.0], 20)
+    driver = Driver(GPS(diversity=0.01), PromptStream(60, 0), can_measure=QUANTITIES)
+    roll_out, measure = bernoulli_pool(success), measurer(success)
+    for _ in range(8):
+        driver.step(roll_out, measure)
+    chosen = [g.prompt_id for _ in range(4) for g in driver.step(roll_out, measure).kept]
+    assert np.mean(success[chosen] == 0.5) > 0.6
+
+
 @pytest.mark.parametrize(
     ("name", "options", "named"),
     [
@@ -230,6 +291,9 @@ def test_vigor_goes_on_where_rewards_vary_most() -> None:
         ("graph", {"states": 0}, "states is 0"),
         ("cero", {"capacity": 0.5}, "capacity is 0.5"),
         ("cero", {"memory": -1}, "memory is -1"),
+        ("xrpo", {"base": 1}, "base is 1"),
+        ("xrpo", {"bonus_form": "rot"}, "did you mean 'root'"),
+        ("gps", {"diversity": -1}, "diversity is -1"),
         ("vigor", {"keep": 0}, "keep is 0"),
         ("vigor", {"growth": 0.5}, "growth is 0.5"),
     ],

@@ -10,6 +10,7 @@ from dopr.strategies.methods.dapo import DAPO
 from dopr.strategies.methods.dopr import DoPR
 from dopr.strategies.methods.dopr_paper import DoPRPaper
 from dopr.strategies.methods.dots import DOTS
+from dopr.strategies.methods.gps import GPS
 from dopr.strategies.methods.graph import Graph
 from dopr.strategies.methods.greso import GRESO
 from dopr.strategies.methods.history_variance import HistoryVariance
@@ -30,6 +31,7 @@ from dopr.strategies.methods.uniform import Uniform
 from dopr.strategies.methods.vcrl import VCRL
 from dopr.strategies.methods.vigor import VIGOR
 from dopr.strategies.methods.vip import VIP
+from dopr.strategies.methods.xrpo import XRPO
 from dopr.strategies.registry import PRESETS, STRATEGIES, describe_strategies, make_strategy
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "CERO",
     "DAPO",
     "DOTS",
+    "GPS",
     "GRESO",
     "LILO",
     "LIMR",
@@ -51,6 +54,7 @@ __all__ = [
     "VCRL",
     "VIGOR",
     "VIP",
+    "XRPO",
     "CobaRL",
     "CurES",
     "DoPR",

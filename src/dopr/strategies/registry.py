@@ -15,6 +15,7 @@ from dopr.strategies.methods.dapo import DAPO
 from dopr.strategies.methods.dopr import DoPR
 from dopr.strategies.methods.dopr_paper import DoPRPaper
 from dopr.strategies.methods.dots import DOTS
+from dopr.strategies.methods.gps import GPS
 from dopr.strategies.methods.graph import Graph
 from dopr.strategies.methods.greso import GRESO
 from dopr.strategies.methods.history_variance import HistoryVariance
@@ -35,6 +36,7 @@ from dopr.strategies.methods.uniform import Uniform
 from dopr.strategies.methods.vcrl import VCRL
 from dopr.strategies.methods.vigor import VIGOR
 from dopr.strategies.methods.vip import VIP
+from dopr.strategies.methods.xrpo import XRPO
 
 _CLASSES: tuple[type[Strategy], ...] = (
     Uniform,
@@ -62,6 +64,8 @@ _CLASSES: tuple[type[Strategy], ...] = (
     Graph,
     CERO,
     VIGOR,
+    XRPO,
+    GPS,
     SEC,
     LIMR,
     HistoryVariance,
