@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow test-vllm test-deepspeed test-verl lint types bench clean
+.PHONY: setup demo test slow test-matrix test-vllm test-deepspeed test-verl lint types bench clean
 
 setup: .venv/ready
 
@@ -56,6 +56,46 @@ test-deepspeed: .venv-deepspeed/ready  ## FSDP2, ZeRO-2 and ZeRO-3 in two proces
 test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about a quarter of an hour
 	PYTHONPATH=src .venv-verl/bin/python -m pytest tests/with_verl -q -p no:cacheprovider
 
+# Older versions of TRL, each with the transformers of its day and in an environment of its own, and
+# other versions of Python with the versions of constraints.txt. TRL before 1.16 needs requests and
+# does not say so. One line of it: make test-trl-1.10, make test-python-3.13.
+TRL_VERSIONS ?= 1.0 1.4 1.14
+PYTHON_VERSIONS ?= 3.12 3.13 3.14
+SEAM_TESTS := $(addprefix tests/test_,trl_contract.py trl_names.py drop_in.py precision.py decoding.py \
+	generation.py trainer.py trainer_strategies.py objectives.py engine_rollouts.py)
+
+define install
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --quiet --constraint $(2) torch
+	$(1)/bin/python -m pip install --quiet --quiet --constraint $(2) --editable '.[peft]' \
+		requests hypothesis pytest pytest-timeout pytest-xdist
+	@touch $(1)/ready
+endef
+define seam-tests
+	@$(1)/bin/python -c "import platform, importlib.metadata as m; print('Python', platform.python_version(), *(f'{n} {m.version(n)}' for n in ('trl', 'transformers', 'accelerate', 'datasets', 'torch')))"
+	OMP_NUM_THREADS=1 $(1)/bin/python -m pytest -n 2 -q $(SEAM_TESTS)
+endef
+
+.PRECIOUS: .venv-trl-%/ready
+.venv-trl-%/ready: constraints/trl-%.txt pyproject.toml
+	$(call install,.venv-trl-$*,$<)
+
+test-trl-%: .venv-trl-%/ready
+	$(call seam-tests,.venv-trl-$*)
+
+.venv-python-%/ready: constraints.txt pyproject.toml
+	$(call install,.venv-python-$*,$<)
+
+test-python-%:
+	@found=$$(.ci/find-python $*); if [ -z "$$found" ]; then echo "no Python $* here: skipped"; \
+	else $(MAKE) --no-print-directory PYTHON=$$found .venv-python-$*/ready run-python-$*; fi
+
+run-python-%:
+	$(call seam-tests,.venv-python-$*)
+
+test-matrix: setup $(TRL_VERSIONS:%=test-trl-%) $(PYTHON_VERSIONS:%=test-python-%)
+	$(call seam-tests,.venv)
+
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -63,10 +103,36 @@ lint: setup
 types: setup
 	$(BIN)/mypy
 
+# Site and packages are made without our own dependencies: the reference is read from the source.
+.venv-docs/ready: pyproject.toml constraints-docs.txt
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --quiet --constraint constraints-docs.txt \
+		build mkdocs mkdocs-material 'mkdocstrings[python]' ruff twine
+	@touch $@
+
+.PHONY: docs dist clean-docs
+docs: .venv-docs/ready  ## the pages and the API reference into site/; a dead link or a missing docstring fails
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --clean
+	@echo "site/index.html"
+
+dist: .venv-docs/ready  ## the packages into dist/, checked, and the wheel tried in an empty environment
+	rm -rf dist build .venv-wheel
+	.venv-docs/bin/python -m build --outdir dist .
+	.venv-docs/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --quiet --constraint constraints.txt torch
+	.venv-wheel/bin/python -m pip install --quiet --quiet --constraint constraints.txt dist/*.whl
+	cd .venv-wheel && bin/dopr --version && bin/dopr replay ../examples/data/leg-counting-history.json \
+		--strategies dopr uniform-1 && bin/dopr strategies > /dev/null && bin/dopr tasks > /dev/null
+
+clean: clean-docs
+clean-docs:
+	rm -rf .venv-docs .venv-wheel site
+
 bench: setup
 	$(BIN)/python benchmarks/ledger_speed.py
 	$(BIN)/python benchmarks/replay_speed.py
 	$(BIN)/python benchmarks/driver_overhead.py
 
 clean:
-	rm -rf .venv .venv-vllm .venv-deepspeed .venv-verl runs build dist *.egg-info
+	rm -rf .venv .venv-vllm .venv-deepspeed .venv-verl .venv-trl-* .venv-python-* runs build dist *.egg-info

@@ -23,8 +23,9 @@ from transformers import TrainerCallback
 from dopr.offline.bounds import rollouts_per_informative_group
 from dopr.policy.models import load_model
 from dopr.policy.sampling import Sampling, generate, isolated_random_state, score
+from dopr.runs.materials import load_materials
 from dopr.runs.settings import TrainSettings
-from dopr.runs.train import build_trainer, load_materials
+from dopr.runs.train import build_trainer
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "theory-tiny.json"
 MEASURED, SAMPLES = 256, 2  # prompts of the pool, and completions of each after every update

@@ -52,21 +52,24 @@ def table() -> str:
     return "\n".join(parts)
 
 
+def renewed(page: str) -> str:
+    """The page with its table as it should be."""
+    before, rest = page.split(BEGIN, 1)
+    return before + table() + rest.split(END, 1)[1]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, fail if out of date")
     check = parser.parse_args().check
     page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN, 1)
-    after = rest.split(END, 1)[1]
-    renewed = before + table() + after
     if check:
-        if page != renewed:
+        if page != renewed(page):
             print(
                 "docs/drop-in.md is out of date: python docs/make_field_table.py", file=sys.stderr
             )
-        return int(page != renewed)
-    PAGE.write_text(renewed, encoding="utf-8")
+        return int(page != renewed(page))
+    PAGE.write_text(renewed(page), encoding="utf-8")
     return 0
 
 

@@ -17,22 +17,19 @@ from dopr.core.advantages import (
 )
 from dopr.core.ledger import Ledger
 from dopr.strategies import DoPRPaper, Group, Uniform
-
-
-def group(rewards: list[float], prompt: int = 0) -> Group:
-    return Group(prompt, np.array(rewards, float), np.ones(len(rewards), np.int64))
+from pools import group
 
 
 def test_group_relative_by_hand() -> None:
     # Rewards 1, 0, 0, 0: mean 0.25, deviation with n-1 = 0.5.
-    (scaled,) = compute_advantages([group([1, 0, 0, 0])], Ledger(1))
+    (scaled,) = compute_advantages([group(0, [1, 0, 0, 0])], Ledger(1))
     assert scaled == pytest.approx(np.array([0.75, -0.25, -0.25, -0.25]) / 0.5001)
-    (plain,) = compute_advantages([group([1, 0, 0, 0])], Ledger(1), scale="none")
+    (plain,) = compute_advantages([group(0, [1, 0, 0, 0])], Ledger(1), scale="none")
     assert plain.tolist() == [0.75, -0.25, -0.25, -0.25]
 
 
 def test_batch_scale_uses_the_deviation_of_all_rewards() -> None:
-    groups = [group([1, 0]), group([1, 1, 1, 1])]
+    groups = [group(0, [1, 0]), group(0, [1, 1, 1, 1])]
     std = np.std([1, 0, 1, 1, 1, 1], ddof=1)
     first, second = compute_advantages(groups, Ledger(1), scale="batch")
     assert first == pytest.approx(np.array([0.5, -0.5]) / (std + 1e-4))
@@ -75,10 +72,10 @@ def test_leave_one_out_of_the_whole_group_where_its_mean_is_the_baseline() -> No
 def test_discounted_beta_bernoulli_by_hand() -> None:
     # Beta(1, 1), discount 0.5; visit 1: 2 of 4 -> (2.5, 2.5); visit 2: 4 of 4 -> (5.25, 1.25).
     ledger = Ledger(1, discount=0.5)
-    ledger.observe([group([1, 1, 0, 0])])
+    ledger.observe([group(0, [1, 1, 0, 0])])
     ledger.end_step()
-    ledger.observe([group([1, 1, 1, 1])])
-    (advantages,) = compute_advantages([group([1, 1, 1, 1])], ledger, "dbb")
+    ledger.observe([group(0, [1, 1, 1, 1])])
+    (advantages,) = compute_advantages([group(0, [1, 1, 1, 1])], ledger, "dbb")
     mean = 5.25 / 6.5
     expected = (1 - mean) / np.sqrt(mean * (1 - mean))
     assert advantages == pytest.approx([expected] * 4)  # a group without variance still teaches
@@ -105,10 +102,10 @@ def test_discounted_beta_bernoulli_over_the_papers_visits(
 ) -> None:
     ledger = Ledger(1, discount=discount)
     for right, mean, if_right, if_wrong in visits:
-        seen = group([1] * right + [0] * (8 - right))
+        seen = group(0, [1] * right + [0] * (8 - right))
         ledger.observe([seen])
         ledger.end_step()
-        for_right, for_wrong = discounted_beta_bernoulli(group([1, 0]), ledger)
+        for_right, for_wrong = discounted_beta_bernoulli(group(0, [1, 0]), ledger)
         assert (for_right, for_wrong) == pytest.approx((if_right, if_wrong), abs=3e-6)
         # They differ by 1 / s, and a wrong one has -m / s.
         assert -for_wrong / (for_right - for_wrong) == pytest.approx(mean, abs=1e-6)
@@ -125,10 +122,10 @@ def test_dbb_without_a_discount_of_its_own_takes_the_papers() -> None:
 def test_unscored_rollouts_get_no_advantage() -> None:
     for estimator in ("group", "leave_one_out", "dbb"):
         ledger = Ledger(1)
-        ledger.observe([group([1, np.nan, 0])])
-        (advantages,) = compute_advantages([group([1, np.nan, 0])], ledger, estimator)
+        ledger.observe([group(0, [1, np.nan, 0])])
+        (advantages,) = compute_advantages([group(0, [1, np.nan, 0])], ledger, estimator)
         assert advantages[1] == 0 and advantages[0] > 0 > advantages[2]
-        (none,) = compute_advantages([group([np.nan, np.nan])], ledger, estimator)
+        (none,) = compute_advantages([group(0, [np.nan, np.nan])], ledger, estimator)
         assert not none.any()
 
 
@@ -142,7 +139,7 @@ def test_own_baseline_and_weights_are_used() -> None:
 
 @given(st.lists(st.floats(-3, 3, width=32), min_size=2, max_size=16))
 def test_equal_to_trls_formula(rewards: list[float]) -> None:
-    (ours,) = compute_advantages([group(rewards)], Ledger(1))
+    (ours,) = compute_advantages([group(0, rewards)], Ledger(1))
     values = torch.tensor(rewards, dtype=torch.float64)
     trl = (values - values.mean()) / (values.std() + 1e-4)
     assert ours == pytest.approx(trl.numpy(), abs=1e-6)
@@ -151,7 +148,9 @@ def test_equal_to_trls_formula(rewards: list[float]) -> None:
 @given(st.lists(st.integers(0, 1), min_size=2, max_size=16))
 def test_advantages_of_a_group_sum_to_zero(rewards: list[int]) -> None:
     for estimator in ("group", "leave_one_out"):
-        (values,) = compute_advantages([group([float(r) for r in rewards])], Ledger(1), estimator)
+        (values,) = compute_advantages(
+            [group(0, [float(r) for r in rewards])], Ledger(1), estimator
+        )
         assert abs(values.sum()) < 1e-6
 
 

@@ -13,8 +13,15 @@ from dopr.core.strategy import Group
 from dopr.engines.trl.multi_objective import normalize_then_sum
 from dopr.engines.trl.rounds import Round, Segment
 from dopr.strategies import Uniform
-from test_trl_fields import length_reward, mixture_of_experts
-from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
+from tiny import (
+    digits_reward,
+    length_reward,
+    make_dataset,
+    make_model,
+    make_tokenizer,
+    mixture_of_experts,
+    settings,
+)
 
 
 @dataclass
@@ -64,10 +71,10 @@ def nothing(completions: list[Any], **columns: Any) -> list[float]:
 
 
 # (rows of a micro-batch, micro-batches): exact fits, and windows of which most are left empty.
-CUTS = [(8, 1), (4, 2), (1, 8), (8, 4), (16, 2)]
+CUTS = [(4, 2), (1, 8), (8, 4)]
 
 
-@pytest.mark.parametrize("loss_type", ["dapo", "grpo", "dr_grpo", "bnpo"])
+@pytest.mark.parametrize("loss_type", ["dapo", "grpo"])
 @pytest.mark.parametrize("more", [{}, {"top_entropy_quantile": 0.999}], ids=["all", "high entropy"])
 def test_the_entropy_bonus_acts_alike_under_any_cut(
     tmp_path: Path, loss_type: str, more: dict[str, Any]

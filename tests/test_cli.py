@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -46,28 +45,18 @@ def base(tmp_path: Path, tiny_model_dir: Path) -> Any:
     return make
 
 
-def test_help_is_instant_and_names_every_command() -> None:
-    began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "dopr", "--help"], capture_output=True, text=True, check=True
+def test_help_names_every_command_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from dopr import cli\n"
+        "try: cli.main(['--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = ('torch', 'transformers', 'trl', 'datasets', 'pandas', 'scipy', 'rich')\n"
+        "assert not {*heavy} & sys.modules.keys()"
     )
-    assert time.perf_counter() - began < 2.0  # about 0.2 s on an idle machine
-    for name in (
-        "train",
-        "compare",
-        "eval",
-        "replay",
-        "plan",
-        "report",
-        "tasks",
-        "strategies",
-        "warmstart",
-    ):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in COMMANDS:
         assert f"    {name}" in done.stdout
-    parse = "import sys; from dopr.cli import command_line; command_line._parser()"
-    probe = f"{parse}; print(int('torch' in sys.modules))"
-    loaded = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
-    assert loaded.stdout.strip() == "0"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -162,7 +151,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model": "./nowhere"}, "nowhere"),
     ({"model": "nobody/nothing"}, "could not be loaded"),
     ({"columns": "{prompt: question}"}, "question"),
-    ({"max_completion_length": 126}, "exceed the model's context of 128"),
+    ({"max_completion_length": 126}, "more than the model's context of 128"),
     ({"config": "nowhere.yaml"}, "nowhere.yaml"),
     ({"reward_weights": "[1, 2]"}, "2 numbers for 1 rewards"),
     ({"lora.rr": 3}, "LoRA setting"),

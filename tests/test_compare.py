@@ -13,6 +13,7 @@ from dopr import cli
 from dopr.compare.comparison import Comparison, Target
 from dopr.compare.summary import FinishedRun, arrival, final_score, summarise, target_value
 from dopr.compare.tuning import tune
+from dopr.core import statistics
 from dopr.core.configuration import build
 from dopr.core.errors import UserError
 from dopr.core.statistics import interval, median_with_interval, paired_difference, ratios
@@ -368,3 +369,13 @@ def test_compare_runs_resumes_and_reports(
     # Other settings are not mixed with the runs that are there.
     assert cli.main([*command, "--base.temperature", "0.7"]) == 2
     assert "temperature 1.0, now it is 0.7" in capsys.readouterr().err
+
+
+def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = np.random.default_rng(0).normal(size=7)
+    whole = statistics.resampled(values, np.median, np.random.default_rng(1), 50)
+    monkeypatch.setattr(statistics, "_AT_ONCE", 7 * 16)
+    parts = statistics.resampled(values, np.median, np.random.default_rng(1), 50)
+    assert len(whole) == 50 and np.array_equal(whole, parts)

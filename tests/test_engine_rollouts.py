@@ -13,14 +13,14 @@ import torch
 from accelerate.utils import DistributedType
 
 from dopr import Group, Request, Strategy, UserError
+from dopr.engines.trl import versions
 from dopr.engines.trl.micro_batches import cut_micro_batches
 from dopr.engines.trl.rounds import Round, Segment, pack_handle, unpack_handle
+from dopr.engines.trl.versions import known_settings
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import train
-from engine_tools import FakeEngine, Recorder, use_engine
-from test_trainer import TwoRounds, make_trainer, parameters
-
-MODES = ["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"]
+from engine_tools import MODES, FakeEngine, Recorder, use_engine
+from training import TwoRounds, make_trainer, parameters
 
 
 @dataclass
@@ -88,12 +88,14 @@ def test_own_cut_of_an_engines_rollouts_gives_the_gradient_of_trls_own_batch(
 def test_log_probabilities_and_ratios_stay_with_their_rows(
     tmp_path: Path, mode: str, unknown: int
 ) -> None:
+    if unknown and versions.TRL < (1, 12):
+        pytest.skip("TRL before 1.12 itself ends at a log-probability that the engine left out")
     engine = FakeEngine(unknown=unknown)
     trainer = make_trainer(
         tmp_path,
         TwoRounds(keep_every=1),
         vllm_importance_sampling_mode=mode,
-        vllm_importance_sampling_clip_max=1e6,
+        **known_settings({"vllm_importance_sampling_clip_max": 1e6}),
         per_device_train_batch_size=4,
         gradient_accumulation_steps=4,
         max_steps=2,

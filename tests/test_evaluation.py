@@ -12,7 +12,8 @@ import torch
 from datasets import Dataset
 
 from dopr.core.errors import UserError
-from dopr.policy.models import load_model, resolve_model, within_context
+from dopr.policy.models import load_model, resolve_model
+from dopr.policy.prompts import within_context
 from dopr.runs.evaluation import bootstrap_mean, evaluate, measure_signal_rate, pass_at_k, summarise
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
 

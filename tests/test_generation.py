@@ -26,20 +26,8 @@ from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy import generation
 from dopr.policy.generation import decoding_loop, faster_generation, is_supported
 from dopr.policy.sampling import Sampling, generate
-from tiny import ALPHABET, digits_reward, make_dataset, make_model, make_tokenizer
+from tiny import SHAPE, digits_reward, make_dataset, make_model, make_tokenizer
 
-SHAPE = {
-    "vocab_size": len(ALPHABET) + 3,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": None,
-}
 OTHERS = {"vocab_size": SHAPE["vocab_size"], "pad_token_id": 0, "eos_token_id": 1}
 FAMILIES: dict[str, Any] = {
     "llama": LlamaConfig(**SHAPE),
@@ -240,3 +228,13 @@ def test_inputs_that_are_not_text_alone_are_left_to_the_library() -> None:
     with faster_generation(model, config, exact=False):
         found = model.generate(inputs_embeds=embedded, generation_config=config)
     assert torch.equal(found, expected)
+
+
+def test_a_model_whose_hidden_states_were_asked_for_keeps_our_loop() -> None:
+    from dopr.policy.measuring import read_prompts
+    from tiny import make_model, make_tokenizer
+
+    model = make_model()
+    read_prompts(model, make_tokenizer(), ["1+1="], "embedding", 1)
+    assert any(module._forward_hooks for module in model.modules())  # the library's stay
+    assert is_supported(model)

@@ -128,3 +128,14 @@ def test_no_modules_load_each_other() -> None:
 def test_a_circle_is_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c", "a"]]
     assert circles({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_test_modules_take_nothing_from_each_other() -> None:
+    tests = Path(__file__).parent
+    modules = {path.stem: path for path in tests.rglob("test_*.py")}
+    taken = {}
+    for name, path in modules.items():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "") in modules:
+                taken[name] = node.module
+    assert not taken, "what several tests need belongs in tests/helpers"

@@ -1,16 +1,16 @@
 """The ledger's statistics against numbers worked out by hand and against NumPy."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import pools
 from dopr.core.ledger import _COLUMNS, _TOGETHER_FROM, Ledger
-from dopr.strategies import Group
 
-
-def group(prompt: int, rewards: list[float], **fields: float) -> Group:
-    return Group(prompt, np.array(rewards, float), np.full(len(rewards), 3), **fields)  # type: ignore[arg-type]
+group = partial(pools.group, tokens_each=3)
 
 
 def test_fair_coin_scores_one_and_constant_rewards_zero() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from cli_tools import rows_of, train, words
 from dopr import DoPRConfig, DoPRTrainer, UserError, cli
 from dopr.core.configuration import build
+from dopr.engines.trl import versions
 from dopr.engines.trl.objectives import (
     OBJECTIVES,
     departures,
@@ -18,10 +19,14 @@ from dopr.engines.trl.objectives import (
     ibro_term,
     ibro_weight,
 )
+from dopr.engines.trl.versions import known_settings
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import trainer_arguments
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
+with_gradients = pytest.mark.skipif(
+    not versions.ENTROPIES_HAVE_GRADIENT, reason="this TRL's entropies carry no gradient"
+)
 GOOD = {"dataset": "gym:chain_sum", "steps": 3}
 
 
@@ -96,7 +101,8 @@ def test_print_config_shows_what_the_objective_sets(capsys: pytest.CaptureFixtur
     assert cli.main([*common, "--objective=minirl", "--scale_rewards=group"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("# objective 'minirl' has scale_rewards 'none'; the setting 'group' w")
-    assert "loss_type: dr_grpo" in shown and "vllm_importance_sampling_clip_max: 5.0" in shown
+    (cap,) = known_settings({"vllm_importance_sampling_clip_max": 5.0})
+    assert "loss_type: dr_grpo" in shown and f"{cap}: 5.0" in shown
 
 
 # -- a small model and a batch made by hand --------------------------------------------------
@@ -160,7 +166,8 @@ def test_minirl_is_the_papers_gradient_with_a_stale_policy_and_another_engine(
     """sum_t M_t sg[(pi / mu_old) A] grad log pi, the weight pi_old / mu_old truncated at 5."""
     trainer = make_trainer(tmp_path, objective="minirl", max_completion_length=LENGTH)
     assert trainer.vllm_importance_sampling_mode == "token_truncate"
-    assert trainer.vllm_importance_sampling_clip_max == 5.0
+    (cap,) = known_settings({"vllm_importance_sampling_clip_max": 5.0})
+    assert getattr(trainer, cap) == 5.0
     batch = make_batch()
     logp, _ = policy(trainer.model, batch)
     generator = torch.Generator().manual_seed(7)
@@ -218,6 +225,7 @@ def test_the_weight_of_ibro_fades_linearly_or_not_at_all(coefficient: float, don
     assert linear == pytest.approx(coefficient * max(0.0, 1 - done))
 
 
+@with_gradients
 @pytest.mark.parametrize("loss_type", ["dapo", "dr_grpo", "grpo"])
 def test_ibro_adds_the_gradient_of_the_weighted_entropies(tmp_path: Path, loss_type: str) -> None:
     common = {"loss_type": loss_type, "max_completion_length": LENGTH}
@@ -233,6 +241,7 @@ def test_ibro_adds_the_gradient_of_the_weighted_entropies(tmp_path: Path, loss_t
     torch.testing.assert_close(found, without + term, atol=1e-6, rtol=1e-3)
 
 
+@with_gradients
 def test_ibro_leaves_evaluation_alone(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, ibro_coefficient=0.5, max_completion_length=LENGTH)
     plain = make_trainer(tmp_path, max_completion_length=LENGTH)
@@ -243,6 +252,7 @@ def test_ibro_leaves_evaluation_alone(tmp_path: Path) -> None:
     assert losses[0] == losses[1]
 
 
+@with_gradients
 @pytest.mark.parametrize("strategy", ["uniform", "dapo"])
 def test_ibro_does_not_depend_on_how_the_step_is_cut(tmp_path: Path, strategy: str) -> None:
     """`uniform` trains on TRL's batch, `dapo` on micro-batches of our own cut."""
@@ -265,11 +275,24 @@ def test_ibro_does_not_depend_on_how_the_step_is_cut(tmp_path: Path, strategy: s
     torch.testing.assert_close(results[0], results[1], atol=1e-6, rtol=1e-4)
 
 
+@with_gradients
 def test_a_fading_term_is_logged_and_a_run_trains(tmp_path: Path, tiny_model_dir: Path) -> None:
     own = {"objective": "ibro", "ibro_coefficient": 0.4, "ibro_schedule": "linear"}
     assert train(*words(tmp_path, tiny_model_dir, **own)) == 0
     logged = [row["ibro/coefficient"] for row in rows_of(tmp_path / "run" / "metrics.jsonl")]
     assert logged == pytest.approx([0.4, 0.3, 0.2, 0.1])
+
+
+def test_entropies_that_this_trl_does_not_give_are_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "ENTROPIES_HAVE_GRADIENT", False)
+    monkeypatch.setattr(versions, "LIGER_HIDES_ENTROPIES", True)
+    with pytest.raises(UserError, match=r"install trl 1\.16"):
+        make_trainer(tmp_path, objective="ibro")
+    with pytest.raises(UserError, match=r"install trl 1\.14"):
+        versions.check_entropies(None, "zvp", use_liger=True)
+    versions.check_entropies(0.0, "zvp", use_liger=False)
 
 
 def test_unknown_objectives_are_refused() -> None:

@@ -11,7 +11,7 @@ import dopr
 from cli_tools import rows_of, train, words
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.runs.alarms import RULES
-from test_strategies_all import Engine, needs_no_files, new_driver
+from scripted_engine import Engine, needs_no_files, new_driver
 from tiny import digits_reward, make_dataset, settings
 
 PAGE = (Path(__file__).parents[1] / "docs" / "observability.md").read_text(encoding="utf-8")

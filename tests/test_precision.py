@@ -15,20 +15,8 @@ from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy.generation import decoding_loop, is_supported
 from dopr.policy.sampling import Sampling, generate
 from dopr.runs.evaluation import evaluate
-from tiny import ALPHABET, digits_reward, make_dataset, make_model, make_tokenizer
+from tiny import SHAPE, digits_reward, make_dataset, make_model, make_tokenizer
 
-SHAPE = {
-    "vocab_size": len(ALPHABET) + 3,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": None,
-}
 MODELS = {
     "llama": LlamaConfig(**SHAPE),
     "mistral": MistralConfig(**SHAPE, sliding_window=None),

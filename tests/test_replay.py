@@ -290,9 +290,15 @@ def test_mistakes_are_one_line(
 
 def test_a_replay_loads_no_model_library(tmp_path: Path) -> None:
     file = write(tmp_path / "h.json", {"a": [0.5, 0.25]})
-    code = f"import sys; from dopr import cli; cli.main(['replay', {str(file)!r}, '--json']); "
-    code += "assert not {'torch', 'trl', 'transformers', 'pandas'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    code = f"""
+import sys
+from dopr import cli
+assert cli.main(['replay', {str(file)!r}, '--json', '--jobs', '1']) == 0
+assert not {{'torch', 'trl', 'transformers', 'pandas', 'scipy'}} & sys.modules.keys()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "dopr" in json.loads(done.stdout)["strategies"]
 
 
 def test_sharing_the_work_between_processes_changes_nothing() -> None:

@@ -1,29 +1,13 @@
 """The page in a real browser: the charts are drawn, every control works, nothing hostile runs."""
 
-import html
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
-import pytest
-
+from browser import attribute, dump, needs_chromium
 from dopr.report import write_report
 from report_fixtures import HOSTILE, Page, make_comparison, make_run, write_jsonl
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium (apt install chromium)")
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--hide-scrollbars",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+pytestmark = needs_chromium
 
 # Works every control and reports in attributes of the body, which a dump of the page shows.
 EXERCISE = """
@@ -79,21 +63,6 @@ try {
 setTimeout(() => { document.body.dataset.pwned = String(window.__pwned); }, 500);
 </script>
 """
-
-
-def dump(path: Path, profile: Path) -> str:
-    """The page's elements after its scripts have run."""
-    command = [str(CHROMIUM), *FLAGS, f"--user-data-dir={profile}", "--window-size=1200,1000"]
-    command += ["--virtual-time-budget=5000", "--dump-dom", path.as_uri()]
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    return done.stdout.decode()
-
-
-def attribute(text: str, name: str) -> str | None:
-    """A data attribute of the body."""
-    body = re.search(r"<body[^>]*>", text)
-    match = re.search(rf'data-{name}="([^"]*)"', body.group()) if body else None
-    return html.unescape(match.group(1)) if match else None
 
 
 def test_charts_are_drawn_and_hostile_text_does_nothing(tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from browser import attribute, dump, needs_chromium
 from dopr.report import write_report
 from dopr.report.completions import shorten
 from report_fixtures import HOSTILE, Page, comparison, write_jsonl
-from test_report_browser import attribute, dump
-from test_report_browser import pytestmark as needs_browser
 
 PIECES = [
     *("<script>", "</script>", "</SCRIPT >", "<!--", "-->", "<![CDATA[", "]]>", "</style>"),
@@ -99,7 +98,7 @@ def test_no_value_of_a_metric_breaks_the_page(row: dict[str, Any]) -> None:
     json.loads(page.json["data"])
 
 
-@needs_browser
+@needs_chromium
 def test_hostile_names_and_warnings_do_nothing_in_a_browser(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     content = comparison(seeds=1)

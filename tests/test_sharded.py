@@ -18,7 +18,7 @@ from dopr.core.errors import UserError
 from dopr.engines.trl.micro_batches import cut_micro_batches
 
 ROOT = Path(__file__).parent.parent
-SCRIPT = Path(__file__).parent / "sharded_script.py"
+SCRIPT = Path(__file__).parent / "helpers" / "sharded_script.py"
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="make test-deepspeed installs it"
 )

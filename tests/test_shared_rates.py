@@ -14,10 +14,7 @@ from dopr.policy.final_answers import final_answers
 from dopr.strategies import DoPR, Group, Measure, Request
 from dopr.strategies.parts.gaussian_process import median_squared_length, posterior
 from dopr.strategies.parts.shared_rates import Known, Rates
-
-
-def group(prompt: int, rewards: list[float], step: int = 0) -> Group:
-    return Group(prompt, np.array(rewards, float), np.ones(len(rewards), np.int64), step)
+from pools import group
 
 
 def test_one_observation_pulls_near_prompts_to_it() -> None:
@@ -146,7 +143,7 @@ def test_patience_is_found_from_prompts_that_are_met_again() -> None:
         strategy, ledger, rate = DoPR(prior="predicted"), Ledger(1, discount=0.5), 0.5
         for _ in range(300):
             before = Known.of(np.array([0]), ledger)
-            groups = [group(0, list((rng.random(8) < rate) * 1.0), ledger.step)]
+            groups = [group(0, list((rng.random(8) < rate) * 1.0), step=ledger.step)]
             ledger.observe(groups)
             strategy.watch_drift(groups, before, ledger)
             for _ in range(3):

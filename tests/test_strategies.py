@@ -17,23 +17,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
 from dopr.strategies import STRATEGIES, DoPR, Group, describe_strategies
 from dopr.strategies.methods.one_shot import rank_by_history
-
-
-def group(prompt: int, rewards: list[float]) -> Group:
-    return Group(prompt, np.array(rewards, float), np.ones(len(rewards), np.int64))
-
-
-def bernoulli_pool(success: np.ndarray, seed: int = 0):  # type: ignore[no-untyped-def]
-    """Rolls out prompts whose success rates are known."""
-    rng = np.random.default_rng(seed)
-
-    def roll_out(requests: list[Request]) -> list[Group]:
-        return [
-            group(r.prompt_id, (rng.random(r.num_rollouts) < success[r.prompt_id]).astype(float))
-            for r in requests
-        ]
-
-    return roll_out
+from pools import bernoulli_pool, group
 
 
 @given(st.integers(1, 40), st.lists(st.integers(1, 30), max_size=12), st.integers(0, 5))

@@ -23,7 +23,7 @@ def load_one(tmp_path, row, **options):
     return loaded
 
 
-def test_rows_have_the_five_columns_and_a_content_hash(tmp_path):
+def test_rows_have_five_columns_a_content_hash_and_their_own_columns(tmp_path):
     row = load_one(tmp_path, {"prompt": "1+1?", "answer": "2", "level": 3})
     assert row == {
         "id": content_id("1+1?", "2"),
@@ -31,6 +31,7 @@ def test_rows_have_the_five_columns_and_a_content_hash(tmp_path):
         "answer": "2",
         "data_source": "rows",
         "extra_info": '{"level": 3}',
+        "level": 3,
     }
     assert len(row["id"]) == 16
 

@@ -1,6 +1,5 @@
 """DoPRTrainer on a real tiny model: groups of any size, any number of rounds, any micro-batches."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,9 @@ from trl import GRPOConfig
 
 from dopr import DoPRConfig, DoPRTrainer, Request, Strategy, UserError, make_strategy
 from dopr.engines.trl.checkpoints import is_whole, latest_checkpoint
+from engine_tools import Recorder
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
-
-
-@dataclass
-class TwoRounds(Strategy):
-    """Unequal pilots, then more for the first prompt; trains on a subset of each."""
-
-    name = "two-rounds"
-    summary, source, mark = "test", "test", "I"
-    keep_every: int = 2
-
-    def step(self, prompts, ledger):  # type: ignore[no-untyped-def]
-        a, b = (int(i) for i in prompts.draw(2))
-        first = yield [Request(a, 5), Request(b, 3)]
-        second = yield [Request(a, 4)]
-        return [g.keep(np.arange(0, g.num_rollouts, self.keep_every)) for g in [*first, *second]]
+from training import TwoRounds, make_trainer, metrics, parameters
 
 
 @dataclass
@@ -54,29 +40,6 @@ class Endless(Strategy):
     def step(self, prompts, ledger):  # type: ignore[no-untyped-def]
         while True:
             yield [Request(0, 2)]
-
-
-def make_trainer(folder: Path, strategy: Any = None, reward: Any = digits_reward, **changes: Any):  # type: ignore[no-untyped-def]
-    model = changes.pop("model", None) or make_model()
-    dataset = changes.pop("dataset", None) or make_dataset()
-    extra = {"peft_config": changes.pop("peft_config")} if "peft_config" in changes else {}
-    return DoPRTrainer(
-        model,
-        reward,
-        DoPRConfig(**settings(folder, **changes)),
-        dataset,
-        processing_class=make_tokenizer(),
-        strategy=strategy,
-        **extra,
-    )
-
-
-def parameters(trainer: DoPRTrainer) -> torch.Tensor:
-    return torch.cat([p.detach().flatten().clone() for p in trainer.model.parameters()])
-
-
-def metrics(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 LOSSES = ["dapo", "grpo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo"]
@@ -200,14 +163,54 @@ def test_continuous_and_negative_rewards_train(tmp_path: Path) -> None:
     assert trainer.driver.ledger.volatility("total").max() <= 4.0
 
 
-@pytest.mark.parametrize("estimator", ["group", "leave_one_out", "dbb"])
+# Rewards of TwoRounds' three groups, the first and the last of one prompt, and what each estimator
+# subtracts and multiplies by: worked out by hand.
+GROUPS = ([1, 0, 0, 1, 0], [0, 1, 0], [1, 0, 0, 1])
+MEANS = (2 / 5, 1 / 3, 1 / 2)
+# Successes and failures, one of each assumed before: 5 of 11 and 2 of 5.
+POSTERIORS = (5 / 11, 2 / 5, 5 / 11)
+CENTERS = {"group": MEANS, "leave_one_out": MEANS, "dbb": POSTERIORS}
+FACTORS = {"group": (1, 1, 1), "leave_one_out": (5 / 4, 3 / 2, 4 / 3), "dbb": (1, 1, 1)}
+DEVIATIONS = {
+    "group": np.sqrt([3 / 10, 1 / 3, 1 / 3]),
+    "batch": np.sqrt([35 / 132] * 3),  # five of twelve are right
+    "own": np.sqrt([30 / 121, 6 / 25, 30 / 121]),
+}
+
+
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
-def test_advantage_estimators_train(tmp_path: Path, estimator: str, scale: str) -> None:
+@pytest.mark.parametrize("estimator", ["group", "leave_one_out", "dbb"])
+def test_the_loss_is_given_the_advantages_of_the_estimator(
+    tmp_path: Path, estimator: str, scale: str
+) -> None:
+    def as_written(completions: list[str], **columns: Any) -> list[float]:
+        both_pilots = [*GROUPS[0], *GROUPS[1]]
+        return [float(r) for r in (both_pilots if len(completions) == 8 else GROUPS[2])]
+
     trainer = make_trainer(
-        tmp_path, TwoRounds(), advantage_estimator=estimator, scale_rewards=scale, max_steps=2
+        tmp_path,
+        TwoRounds(keep_every=1),
+        as_written,
+        advantage_estimator=estimator,
+        scale_rewards=scale,
+        max_steps=1,
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=4,
     )
-    before = parameters(trainer)
+    recorder, before = Recorder(trainer), parameters(trainer)
     trainer.train()
+    # DBB brings its own scale, whatever is asked for.
+    by = "own" if estimator == "dbb" else scale
+    divisors = np.ones(3) if by == "none" else DEVIATIONS[by] + 1e-4
+    wanted = [
+        (reward - center) * factor / divisor
+        for rewards, center, factor, divisor in zip(
+            GROUPS, CENTERS[estimator], FACTORS[estimator], divisors, strict=True
+        )
+        for reward in rewards
+    ]
+    given = [float(row["advantages"].flatten()[0]) for _, row in recorder.rows()]
+    assert sorted(given) == pytest.approx(sorted(wanted), abs=1e-5)
     assert not torch.equal(before, parameters(trainer))
 
 
@@ -316,9 +319,23 @@ def test_checkpoint_of_another_strategy_or_pool_is_refused(tmp_path: Path) -> No
     other = make_trainer(tmp_path / "b", strategy="uniform-1")
     with pytest.raises(UserError, match="made by strategy 'dopr'"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
-    smaller = make_trainer(tmp_path / "c", dataset=make_dataset(10))
-    with pytest.raises(UserError, match="24 prompts"):
-        smaller.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    prompts = [f"{i}-{i}=?" for i in range(10)]
+    others = make_trainer(tmp_path / "c", dataset=Dataset.from_dict({"prompt": prompts}))
+    with pytest.raises(UserError, match="none of the 10 prompts is among the 24"):
+        others.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+
+
+def test_a_checkpoint_of_more_prompts_is_gone_on_from_with_those_that_are_left(
+    tmp_path: Path,
+) -> None:
+    first = make_trainer(tmp_path, save_strategy="steps", save_steps=2)
+    first.train()
+    left = [*range(20, 4, -2)]
+    fewer = make_trainer(tmp_path / "b", max_steps=5, dataset=make_dataset().select(left))
+    fewer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-4"))
+    assert fewer.state.global_step == 5 and len(fewer.driver.ledger.visits) == 8
+    gained = fewer.driver.ledger.visits - first.driver.ledger.visits[left]
+    assert gained.min() >= 0 and gained.sum() >= 1
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
 
 from dopr import DoPRConfig, DoPRTrainer, UserError
 from dopr.strategies import (
@@ -21,24 +20,15 @@ from dopr.strategies import (
     Strategy,
     Uniform,
 )
+from tiny import make_dataset, settings
+from training import make_trainer, parameters
 
 NAMES = sorted([*STRATEGIES, *PRESETS])
 
 
 def trainer(folder: Path, strategy: Strategy | str, rows: int = 24, **changes: Any) -> DoPRTrainer:
-    options: dict[str, Any] = {"scale_rewards": "none", "max_steps": 6}
-    return DoPRTrainer(
-        make_model(),
-        digits_reward,
-        DoPRConfig(**(settings(folder) | options | changes)),
-        make_dataset(rows),
-        processing_class=make_tokenizer(),
-        strategy=strategy,
-    )
-
-
-def parameters(model: Any) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in model.parameters()])
+    options: dict[str, Any] = {"scale_rewards": "none", "max_steps": 6} | changes
+    return make_trainer(folder, strategy, dataset=make_dataset(rows), **options)
 
 
 def test_a_strategy_given_as_an_object_takes_the_trainers_group_size(tmp_path: Path) -> None:
@@ -60,10 +50,10 @@ def test_a_strategy_given_as_an_object_takes_the_trainers_group_size(tmp_path: P
 def test_a_pool_smaller_than_the_batch_is_trained_on(tmp_path: Path, name: str, size: int) -> None:
     made = trainer(tmp_path, name, rows=size, max_steps=3, steps_per_generation=4)
     assert made.args.generation_batch_size // made.num_generations > size
-    before = parameters(made.model).clone()
+    before = parameters(made).clone()
     made.train()
     assert made.state.global_step == 3 and made.driver.spent.rollouts > 0
-    assert not torch.equal(parameters(made.model), before)
+    assert not torch.equal(parameters(made), before)
 
 
 @dataclass
@@ -102,11 +92,11 @@ def test_the_discount_of_what_is_known_can_be_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_strategy_trains(tmp_path: Path, name: str) -> None:
     made = trainer(tmp_path, name)
-    before = parameters(made.model).clone()
+    before = parameters(made).clone()
     made.train()
     assert made.state.global_step == 6
-    assert not torch.equal(parameters(made.model), before)
-    assert torch.isfinite(parameters(made.model)).all()
+    assert not torch.equal(parameters(made), before)
+    assert torch.isfinite(parameters(made)).all()
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 6
     assert rows[-1]["rollout/rollouts_total"] == made.driver.spent.rollouts > 0
@@ -127,7 +117,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path: Path, name: str) -
     whole.train()
     resumed = trainer(tmp_path / "run", name, **changes)
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
-    assert torch.equal(parameters(whole.model), parameters(resumed.model))
+    assert torch.equal(parameters(whole), parameters(resumed))
     assert whole.driver.spent == resumed.driver.spent
 
 

@@ -109,7 +109,7 @@ def test_arguments_that_trl_refuses_are_refused_in_its_words(
 # -- arguments -------------------------------------------------------------------------------
 
 
-def test_the_first_four_arguments_stand_in_trls_order(tmp_path: Path) -> None:
+def test_arguments_stand_in_trls_order(tmp_path: Path) -> None:
     args = DoPRConfig(**settings(tmp_path, max_steps=1))
     rows = make_dataset()
     trainer = DoPRTrainer(
@@ -341,6 +341,39 @@ def test_tools_and_environments_are_used_as_in_trl(tmp_path: Path, kind: str) ->
     assert trainer.driver.spent.rollouts == 16
 
 
+OWNED = {
+    "no dataset": (None, Doubling),
+    "rows that only name an environment": (
+        Dataset.from_list([{"environment": "doubling"}] * 24),
+        {"doubling": Doubling},
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("way", OWNED)
+def test_an_environment_may_own_the_prompts(tmp_path: Path, way: str) -> None:
+    """`uniform` then is plain GRPO, and DoPR does without what it would read from the prompts."""
+    rows, factory = OWNED[way]
+    trained = []
+    for kind, (cls, config) in enumerate([*BOTH, BOTH[1]]):
+        changes = {"max_completion_length": 24} | ({"strategy": "dopr"} if kind == 2 else {})
+        trainer = made(
+            cls,
+            config,
+            tmp_path / str(kind),
+            changes,
+            reward_funcs=None,
+            train_dataset=rows,
+            environment_factory=factory,
+            processing_class=calling_tokenizer(),
+        )
+        trainer.train()
+        trained.append(parameters(trainer))
+    assert torch.equal(trained[0], trained[1])
+    assert trainer.driver.spent.rollouts == 16
+
+
 # -- fields ----------------------------------------------------------------------------------
 
 
@@ -378,7 +411,8 @@ def test_trackers_get_the_runs_name_project_and_space(
     monkeypatch.setitem(sys.modules, "trackio", tracker)
     available = "transformers.integrations.integration_utils.is_trackio_available"
     monkeypatch.setattr(available, lambda: True)
-    monkeypatch.setattr("trl.trainer.grpo_trainer.trackio", tracker, raising=False)
+    for user in ("trl.trainer.grpo_trainer", "trl.extras.profiling"):
+        monkeypatch.setattr(f"{user}.trackio", tracker, raising=False)
     changes = {
         "report_to": "trackio",
         "run_name": "a run",
@@ -515,6 +549,20 @@ def test_no_column_of_ours_is_seen_by_rewards_or_methods_of_the_users(
 
 def seen_by_trl() -> set[str]:
     return {"prompts", "completions", "completion_ids"}
+
+
+def test_columns_that_trl_drops_are_dropped_for_every_strategy(tmp_path: Path) -> None:
+    seen: set[str] = set()
+
+    def reward(completions: list[Any], **columns: Any) -> list[float]:
+        seen.update(columns)
+        return digits_reward(completions)
+
+    changes = {"strategy": "dopr", "remove_unused_columns": True}
+    trainer = made(DoPRTrainer, DoPRConfig, tmp_path, changes, reward_funcs=reward)
+    trainer.train()
+    assert "prompts" in seen and "answer" not in seen
+    assert len(set(trainer.prompt_names)) == len(make_dataset())
 
 
 def test_strategies_draw_in_the_rows_order_where_shuffling_is_off(tmp_path: Path) -> None:

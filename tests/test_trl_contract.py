@@ -1,7 +1,6 @@
 """The seam: uniform choice through DoPRTrainer must be plain GRPOTrainer to the last bit.
 
-When TRL moves one of the private methods that `dopr.engines.trl.trainer` wraps, this file fails
-first.
+tests/test_trl_names.py names what this rests on.
 """
 
 import inspect
@@ -13,18 +12,8 @@ import torch
 from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer
+from dopr.engines.trl import versions
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
-
-SEAMS = {
-    "_prepare_inputs": ["self", "generation_batch"],
-    "_generate_and_score_completions": ["self", "inputs"],
-    "_calculate_rewards": ["self", "inputs", "prompts", "completions", "completion_ids_list"],
-    "_compute_loss": ["self", "model", "inputs"],
-    "_get_output_dir": ["self", "trial"],
-    "_save_checkpoint": ["self", "model", "trial"],
-    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
-    "log": ["self", "logs", "start_time"],
-}
 
 
 def trained_parameters(cls: Any, args: GRPOConfig, model: Any = None) -> list[torch.Tensor]:
@@ -86,16 +75,15 @@ def test_uniform_equals_plain_grpo_with_a_reference_model(
     assert all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))
 
 
-@pytest.mark.parametrize("name", SEAMS)
-def test_wrapped_methods_keep_their_signature(name: str) -> None:
-    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == SEAMS[name]
-
-
 def test_the_trainer_takes_the_arguments_of_grpo_trainer() -> None:
     theirs = inspect.signature(GRPOTrainer).parameters
     ours = dict(inspect.signature(DoPRTrainer).parameters)
     assert ours.pop("strategy").kind is inspect.Parameter.KEYWORD_ONLY
-    assert list(ours) == list(theirs)
+    # Older TRL has fewer, and one of the last elsewhere.
+    assert list(ours) == list(theirs) or versions.TRL < (1, 16)
+    assert list(ours)[:9] == list(theirs)[:9] and set(theirs) <= set(ours)
     for name, parameter in theirs.items():
-        assert (ours[name].kind, ours[name].default) == (parameter.kind, parameter.default), name
+        assert ours[name].kind == parameter.kind, name
+        if parameter.default is not inspect.Parameter.empty or versions.TRL >= (1, 16):
+            assert ours[name].default == parameter.default, name
         assert ours[name].annotation is not inspect.Parameter.empty, name

@@ -14,10 +14,9 @@ import torch
 
 import vllm_tools
 from dopr import DoPRConfig, DoPRTrainer, make_strategy
-from engine_tools import Recorder
-from test_engine_rollouts import MODES
-from test_trainer import TwoRounds, metrics, parameters
+from engine_tools import MODES, Recorder
 from tiny import digits_reward, make_dataset, make_tokenizer, settings
+from training import TwoRounds, metrics, parameters
 from vllm_tools import SAME
 
 pytestmark = vllm_tools.NEEDS_VLLM

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 
 import vllm_tools
 from dopr import DoPRConfig, DoPRTrainer
-from test_trainer import TwoRounds, metrics
 from tiny import digits_reward, make_dataset, make_tokenizer, settings
+from training import TwoRounds, metrics
 from vllm_tools import SAME
 
 pytestmark = vllm_tools.NEEDS_VLLM
@@ -47,7 +47,7 @@ def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         *("--worker-extension-cls", "vllm_disk.DiskWeights"),
     ]
     environment = os.environ | vllm_tools.ENVIRONMENT | {"VLLM_SERVER_DEV_MODE": "1"}
-    environment["PYTHONPATH"] = str(Path(__file__).parent)
+    environment["PYTHONPATH"] = str(Path(vllm_tools.__file__).parent)
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with log.open("w") as out:
         process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)

@@ -53,6 +53,8 @@ class Case:
 
 _EACH_STEP = {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 4}
 
+_STAND_IN = "tried with an engine in vLLM's place; real vLLM: `make test-vllm`"
+
 CASES = {
     "optimiser": Case(
         {
@@ -174,7 +176,9 @@ CASES = {
         },
         note="without effect in GRPO: `label_smoothing_factor`",
     ),
-    "half precision": Case({"fp16": True, "tf32": False}),
+    "half precision": Case(
+        {"fp16": True, "tf32": False}, trains=False, note="tried on a CPU alone"
+    ),
     "determinism": Case({"full_determinism": True}, trains=False),
     "recomputation": Case(
         {
@@ -214,7 +218,11 @@ CASES = {
         },
         slow=True,
     ),
-    "continuous batching by its old name": Case({"use_transformers_paged": True}, slow=True),
+    "continuous batching by its old name": Case(
+        {"use_transformers_paged": True},
+        {"transformers_continuous_batching_config": {"block_size": 32, "num_blocks": 64}},
+        slow=True,
+    ),
     "chat template": Case({"chat_template_kwargs": {"shout": True}}, setup=("chat",)),
     "batch by rows": Case(
         {"per_device_train_batch_size": 4, "generation_batch_size": 16},
@@ -316,6 +324,7 @@ CASES = {
             "vllm_importance_sampling_clip_min": 0.9,
         },
         setup=("vllm",),
+        note=_STAND_IN,
     ),
     "vllm beside the policy": Case(
         {
@@ -328,11 +337,13 @@ CASES = {
         },
         {"use_vllm": True},
         setup=("vllm",),
+        note=_STAND_IN,
     ),
     "vllm uncorrected": Case(
         {"vllm_importance_sampling_correction": False},
         {"use_vllm": True, "num_iterations": 2},
         setup=("vllm",),
+        note=_STAND_IN,
     ),
     "flags of scripts": Case(
         {
@@ -446,7 +457,7 @@ ARGUMENTS: dict[str, Support] = {
     "args": Support(HONOURED, "test_trainer.py::test_plain_grpo_config_gives_dopr_with_defaults"),
     "train_dataset": Support(
         HONOURED,
-        "test_trl_arguments.py::test_the_first_four_arguments_stand_in_trls_order",
+        "test_trl_arguments.py::test_arguments_stand_in_trls_order",
     ),
     "eval_dataset": Support(
         HONOURED, "test_trl_arguments.py::test_evaluation_sets_by_name_are_evaluated_each"
@@ -464,6 +475,7 @@ ARGUMENTS: dict[str, Support] = {
         HONOURED,
         "test_trl_arguments.py::"
         "test_quantization_of_a_model_that_is_there_already_is_ignored_as_in_trl",
+        "handed on to TRL; a quantized model itself needs bitsandbytes and was not tried",
     ),
     "peft_config": Support(
         HONOURED, "test_trl_arguments.py::test_adapters_are_made_of_a_peft_config"
@@ -472,5 +484,7 @@ ARGUMENTS: dict[str, Support] = {
     "rollout_func": Support(
         HONOURED, "test_trl_arguments.py::test_a_rollout_function_of_ones_own_generates"
     ),
-    "environment_factory": Support(HONOURED, _TOOLS),
+    "environment_factory": Support(
+        HONOURED, "test_trl_arguments.py::test_an_environment_may_own_the_prompts"
+    ),
 }

@@ -22,7 +22,9 @@ ENVIRONMENT = {
     "VERL_PLATFORM": "cpu",
     "VERL_ENGINE_DEVICE": "cuda",  # the same FSDP2 engine; verl lists it for cuda and npu only
     "VERL_USE_EXTERNAL_MODULES": "cpu_verl,dopr.engines.verl",
-    "PYTHONPATH": os.pathsep.join(map(str, [HERE, HERE.parent, HERE.parents[1] / "src"])),
+    "PYTHONPATH": os.pathsep.join(
+        map(str, [HERE, HERE.parent / "helpers", HERE.parents[1] / "src"])
+    ),
     "PYTHONHASHSEED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TQ_LOGGING_LEVEL": "ERROR",

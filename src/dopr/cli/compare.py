@@ -7,10 +7,10 @@ from pathlib import Path
 from dopr.cli.shared import (
     OVERRIDES,
     AddCommand,
-    console,
     hide_loading_bars,
     print_config,
     read_settings,
+    terminal,
 )
 
 _EPILOG = f"{OVERRIDES} Example: dopr compare --config configs/demo.yaml --output_dir runs/x"
@@ -65,6 +65,6 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.json:
         print(json.dumps(result, indent=2))
         return 0
-    print_comparison(result, Path(comparison.output_dir), console())
+    print_comparison(result, Path(comparison.output_dir), terminal())
     print(f"report: {Path(comparison.output_dir) / 'report.html'}")
     return 0

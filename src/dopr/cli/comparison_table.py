@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from dopr.cli.shared import print_table
 
 _COSTS = (("rollouts", "rollouts"), ("tokens", "tokens"), ("wall_s", "seconds"))
 
@@ -16,9 +17,9 @@ def print_comparison(result: dict[str, Any], folder: Path, console: Console) -> 
 
     target = result["target"]
     metric = target["metric"].replace("k", str(target.get("k") or "k"))
-    console.print(_costs(result, f"{metric} {target['value']:.3f}"))
+    _print_costs(result, f"{metric} {target['value']:.3f}", console)
     if result["ratios"]:
-        console.print(_ratios(result))
+        _print_ratios(result, console)
     console.print(f"target: {target['rule']}", markup=False, highlight=False)
     pool = result.get("pool")
     if pool:
@@ -30,30 +31,34 @@ def print_comparison(result: dict[str, Any], folder: Path, console: Console) -> 
     console.print(conclusion(read_source(folder)), markup=False, highlight=False)
 
 
-def _costs(result: dict[str, Any], title: str) -> Table:
-    table = Table(title=f"cost of reaching {title}: median (95% interval) over seeds", box=None)
-    for head in ("strategy", "learning rate", "reached", *(word for _, word in _COSTS), "final"):
-        table.add_column(head, justify="left" if head == "strategy" else "right")
-    for name, entry in result["strategies"].items():
-        hits = entry["rollouts_to_target"]["reached"]
-        table.add_row(
+def _print_costs(result: dict[str, Any], title: str, console: Console) -> None:
+    figures = ["learning rate", "reached", *(word for _, word in _COSTS), "final"]
+    rows = [
+        [
             name,
             f"{entry['learning_rate']:g}",
-            f"{hits}/{len(entry['seeds'])}",
+            f"{entry['rollouts_to_target']['reached']}/{len(entry['seeds'])}",
             *(_spread(entry[f"{cost}_to_target"], ",.0f") for cost, _ in _COSTS),
             _spread(entry["final"], ".3f"),
-        )
-    return table
+        ]
+        for name, entry in result["strategies"].items()
+    ]
+    title = f"cost of reaching {title}: median (95% interval) over seeds"
+    print_table(["strategy", *figures], rows, title=title, right=figures, console=console)
 
 
-def _ratios(result: dict[str, Any]) -> Table:
-    table = Table(title="ratios, paired by seed", box=None)
-    for head in ("pair", *(word for _, word in _COSTS), "final difference"):
-        table.add_column(head, justify="left" if head == "pair" else "right")
-    for pair, entry in result["ratios"].items():
-        cells = [_spread(entry[cost], ".3f", entry[cost]["bounded"]) for cost, _ in _COSTS]
-        table.add_row(pair, *cells, _spread(entry["final_difference"], "+.3f"))
-    return table
+def _print_ratios(result: dict[str, Any], console: Console) -> None:
+    figures = [*(word for _, word in _COSTS), "final difference"]
+    rows = [
+        [
+            pair,
+            *(_spread(entry[cost], ".3f", entry[cost]["bounded"]) for cost, _ in _COSTS),
+            _spread(entry["final_difference"], "+.3f"),
+        ]
+        for pair, entry in result["ratios"].items()
+    ]
+    title = "ratios, paired by seed"
+    print_table(["pair", *figures], rows, title=title, right=figures, console=console)
 
 
 def _spread(entry: dict[str, Any], form: str, bounded: int = 0) -> str:

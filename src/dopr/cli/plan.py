@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dopr.cli.plan_memory import add_memory_arguments, run_memory
-from dopr.cli.shared import AddCommand, console, hide_loading_bars
+from dopr.cli.shared import AddCommand, hide_loading_bars, terminal
 from dopr.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.pilot:
         hide_loading_bars()
     if arguments.memory:
-        return run_memory(arguments, console())
+        return run_memory(arguments, terminal())
     from rich.console import Console
 
     from dopr.cli.plan_tables import check_plot, print_plan, write_plot
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.json:
         print(json.dumps(plan, indent=2, allow_nan=False))
         return 0
-    print_plan(plan, console())
+    print_plan(plan, terminal())
     return 0
 
 

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dopr.cli.shared import print_table
 from dopr.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -122,21 +123,17 @@ def _as_json(
 
 
 def _print(shape: "ModelShape", needed: "Estimate", device: "Device", console: Any) -> None:
-    from rich.table import Table
-
     from dopr.policy.memory_check import size
 
+    rows = [
+        [name.replace("_", " "), size(getattr(needed, name)), when]
+        for name, when in _MEANINGS.items()
+        if getattr(needed, name)
+    ]
+    rows.append(["update", size(needed.update), "the most during the update"])
+    rows.append(["generation", size(needed.generation), "the most while generating"])
     title = f"{shape.name}: {shape.parameters:,} parameters"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("part")
-    table.add_column("memory", justify="right")
-    table.add_column("when")
-    for name, when in _MEANINGS.items():
-        if getattr(needed, name):
-            table.add_row(name.replace("_", " "), size(getattr(needed, name)), when)
-    table.add_row("update", size(needed.update), "the most during the update")
-    table.add_row("generation", size(needed.generation), "the most while generating")
-    console.print(table)
+    print_table(["part", "memory", "when"], rows, title=title, right=["memory"], console=console)
     kept, spared = needed.activations_kept, needed.activations_checkpointed
     console.print(
         f"activations take {size(kept)} without gradient checkpointing and {size(spared)} with it; "

@@ -4,33 +4,28 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from dopr.cli.shared import print_table
 from dopr.core.errors import UserError
 
 
 def print_plan(plan: dict[str, Any], console: Console) -> None:
     """The bounds, the group sizes and the costs."""
-    bounds = Table(title="bounds", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for head in ("name", "value", "meaning", "source", "mark"):
-        bounds.add_column(head, justify="right" if head == "value" else "left", overflow="fold")
-    for bound in plan["bounds"]:
-        cells = [bound["name"], short(bound["value"]), bound["meaning"], bound["source"]]
-        bounds.add_row(*cells, bound["mark"])
-    console.print(bounds)
+    names = ["name", "value", "meaning", "source", "mark"]
+    bounds = [[b[n] if n != "value" else short(b[n]) for n in names] for b in plan["bounds"]]
+    print_table(names, bounds, title="bounds", right=["value"], console=console)
     costs = plan["costs"]
     console.print(f"\n{_title(costs)}", markup=False, highlight=False)
-    table = Table(box=None, padding=(0, 2, 0, 0))
     priced = costs["strategies"]["uniform"]["price"] is not None
-    heads = ["strategy", "rollouts (95%)", "of uniform (95%)", "informative groups"]
-    for head in [*heads, *(["price (95%)"] if priced else [])]:
-        table.add_column(head, justify="left" if head == "strategy" else "right")
+    prices = ["price (95%)"] if priced else []
+    figures = ["rollouts (95%)", "of uniform (95%)", "informative groups", *prices]
+    rows = []
     for name, entry in costs["strategies"].items():
         cells = [name, _spread(entry["rollouts"]), _spread(entry["of_uniform"])]
         cells.append(short(entry["informative_share"]))
-        table.add_row(*cells, *([_spread(entry["price"])] if priced else []))
-    table.add_row("lower bound", short(costs["lower_bound"]), "", "", *([""] if priced else []))
-    console.print(table)
+        rows.append([*cells, *([_spread(entry["price"])] if priced else [])])
+    rows.append(["lower bound", short(costs["lower_bound"]), "", "", *([""] if priced else [])])
+    print_table(["strategy", *figures], rows, right=figures, console=console)
     for line in _notes(costs):
         console.print(line, markup=False, highlight=False)
 

@@ -6,7 +6,7 @@ import os
 
 from dopr.cli.shared import (
     AddCommand,
-    console,
+    terminal,
 )
 
 _EPILOG = (
@@ -91,5 +91,5 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.json:
         print(json.dumps(result, indent=2, allow_nan=False))
         return 0
-    print_replay(result, console())
+    print_replay(result, terminal())
     return 0

@@ -3,8 +3,8 @@
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+from dopr.cli.shared import print_table
 
 _MEANS = (
     ("p(1-p)", "mean_p1p"),
@@ -20,16 +20,25 @@ def print_replay(result: dict[str, Any], console: Console) -> None:
     visits = settings["visits"]
     seen = "learnable seen at" + (f" ({visits} visits)" if visits > 1 else "")
     runs = "1 seed" if settings["seeds"] == 1 else f"{settings['seeds']} seeds"
-    table = Table(title=f"means over {runs}; --json has all 95% intervals", box=None)
-    table.add_column("strategy")
-    table.add_column("informative (95%)", justify="right", no_wrap=True)
-    for head in (*(title for title, _ in _MEANS), seen, "rollouts"):
-        table.add_column(head, justify="right")
-    for name, entry in result["strategies"].items():
-        cells = [_number(entry[measure]["mean"]) for _, measure in _MEANS]
-        cells += [_arrival(entry, settings), f"{entry['rollouts']:,}"]
-        table.add_row(escape(name), _spread(entry["informative_share"]), *cells)
-    console.print(table)
+    spread, *figures = "informative (95%)", *(title for title, _ in _MEANS), seen, "rollouts"
+    rows = [
+        [
+            name,
+            _spread(entry["informative_share"]),
+            *(_number(entry[measure]["mean"]) for _, measure in _MEANS),
+            _arrival(entry, settings),
+            f"{entry['rollouts']:,}",
+        ]
+        for name, entry in result["strategies"].items()
+    ]
+    print_table(
+        ["strategy", spread, *figures],
+        rows,
+        title=f"means over {runs}; --json has all 95% intervals",
+        right=[spread, *figures],
+        unbroken=[spread],
+        console=console,
+    )
     lines = [
         f"history: {history['prompts']} prompts ({history['learnable']} learnable), "
         f"{history['epochs']} epochs, groups of {history['group_size']} "

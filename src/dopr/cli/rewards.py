@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from dopr.cli.shared import AddCommand
+from dopr.cli.shared import AddCommand, print_table
 from dopr.core.errors import UserError
 
 
@@ -94,24 +94,19 @@ def _fit(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _print_report(report: dict[str, Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     settings, held_out, seconds = report["settings"], report["held_out"], report["seconds"]
     figures = report["noise"]
     names = [name for name in (figures[0] if figures else {}) if name != "best_of_n"]
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for name in names:
-        table.add_column(name.replace("_", " "))
+    head = [name.replace("_", " ") for name in names]
     chosen = [_telling(row.get("best_of_n", [])) for row in figures]
     if chosen and chosen[0]:
-        for head in (f"best of {chosen[0]['n']:g}", "random", "oracle"):
-            table.add_column(head)
+        head += [f"best of {chosen[0]['n']:g}", "random", "oracle"]
+    rows = []
     for row, best in zip(figures, chosen, strict=True):
         cells = [_number(row[name]) for name in names]
         cells += [_number(best[name]) for name in ("reward", "random", "oracle") if best]
-        table.add_row(*cells)
-    Console(width=160).print(table)
+        rows.append(cells + [""] * (len(head) - len(cells)))
+    print_table(head, rows)
     print(
         f"{held_out['responses']} responses to {held_out['prompts']} held-out prompts; "
         f"{report['embedded']} embedded in {seconds['embed']:.1f} s, fitted in "

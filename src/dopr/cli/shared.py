@@ -2,8 +2,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 OVERRIDES = "Any setting can be given as --name value or --group.name value."
 AddCommand = Callable[..., argparse.ArgumentParser]
@@ -30,19 +33,40 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
 
 
-def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """A plain table on the terminal."""
+def print_table(
+    head: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    title: str | None = None,
+    right: Collection[str] = (),
+    unbroken: Collection[str] = (),
+    console: "Console | None" = None,
+) -> None:
+    """A plain table on the terminal.
+
+    Args:
+        head: names of the columns.
+        rows: cells of each row, shown as they are: rich reads no markup in them.
+        title: a line above the table.
+        right: columns of figures, whose cells end alike.
+        unbroken: columns whose cells stay on one line however narrow the terminal is.
+        console: where to print; None: standard output.
+    """
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", box=None, header_style="bold", padding=(0, 2, 0, 0)
+    )
     for name in head:
-        table.add_column(name, overflow="fold")
+        justify: Literal["left", "right"] = "right" if name in right else "left"
+        table.add_column(name, justify=justify, no_wrap=name in unbroken, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell).replace("[", "\\[") for cell in row))
-    console().print(table)
+        table.add_row(*(escape(str(cell)) for cell in row))
+    (console or terminal()).print(table)
 
 
-def console() -> Any:
+def terminal() -> "Console":
     """A terminal of rich; wide where the output goes into a file."""
     from rich.console import Console
 

@@ -50,7 +50,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     last = result.evals[-1] if result.evals else {}
     score = f", avg@{last['k']} {last['avg@k']:.3f}" if last.get("avg@k") is not None else ""
     if is_first_process():
-        print(f"finished, {where}, {result.training_seconds:.1f} s of training{score}")
+        early = ", early since no evaluation was better any more" if result.stopped_early else ""
+        print(f"finished{early}, {where}, {result.training_seconds:.1f} s of training{score}")
         from dopr.report import write_report
 
         print(f"report: {write_report(result.run_dir)}")

@@ -160,6 +160,7 @@ class Comparison:
 
     @property
     def folder(self) -> Path:
+        """Where everything is written."""
         return Path(self.output_dir)
 
     def tries(self, name: str) -> list[Try]:
@@ -183,6 +184,7 @@ class Comparison:
             raise UserError(f"`strategies.{name}.learning_rates` must be numbers") from None
 
     def needs_tuning(self, name: str) -> bool:
+        """Whether a strategy has several tries and none is chosen beforehand."""
         return len(self.tries(name)) > 1 and self.tuning.from_file is None
 
     def chosen_elsewhere(self) -> dict[str, Any]:

@@ -22,9 +22,10 @@ from dopr.core.errors import UserError
 from dopr.core.files import write_atomically
 from dopr.policy.models import best_device
 from dopr.runs.evaluation import measure_signal_rate
+from dopr.runs.materials import load_materials
 from dopr.runs.progress import Goal, Progress
 from dopr.runs.settings import TrainSettings
-from dopr.runs.train import TrainResult, load_materials, train
+from dopr.runs.train import TrainResult, train
 
 _PACKAGES = ("dopr", "torch", "transformers", "trl", "reasoning-gym", "numpy")
 # Settings that may change between two calls without making the runs another comparison.
@@ -101,6 +102,11 @@ def run_training(settings: TrainSettings, label: str, quiet: bool) -> TrainResul
         UserError: the folder holds a run of other settings, or the run ended before its budget.
     """
     _refuse_other_settings(settings)
+    if settings.early_stop_evals is not None:
+        raise UserError(
+            "early_stop_evals ends runs before their budget, and a comparison is of equal budgets; "
+            "leave it out"
+        )
     result = train(settings, resume=True, quiet=quiet, label=label)
     gc.collect()
     if not result.finished:
@@ -172,6 +178,8 @@ def _pool(comparison: Comparison, quiet: bool) -> dict[str, Any] | None:
         batch_size=settings.eval.batch_size,
         seed=settings.eval.seed,
         weights=settings.reward_weights,
+        template_options=settings.template_options,
+        generation_options=settings.generation_options,
     )
     progress.close()
     found["of"] = what

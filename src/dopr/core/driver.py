@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger, check_discount
+from dopr.core.moves import Moves
 from dopr.core.strategy import Group, Measure, Request, Strategy
 from dopr.core.stream import PromptStream
 
@@ -194,23 +195,30 @@ class Driver:
             "spent": asdict(self.spent),
         }
 
-    def load_state_dict(self, state: dict[str, Any], unpack: Handles = tuple) -> None:
+    def load_state_dict(
+        self, state: dict[str, Any], unpack: Handles = tuple, moves: Moves | None = None
+    ) -> None:
         """Continue where the saved driver stood.
 
         Args:
             unpack: makes handles of what `pack` gave.
+            moves: where the prompts of the saved pool are now; None where all are in their rows.
 
         Raises:
-            UserError: the checkpoint was made by another strategy or on another pool.
+            UserError: the checkpoint was made by another strategy or on another pool, or the
+                strategy's state cannot follow the moves.
         """
         if state["strategy_name"] != self.strategy.name:
             raise UserError(
                 f"the checkpoint was made by strategy {state['strategy_name']!r}, not "
                 f"{self.strategy.name!r}; resume with the same strategy"
             )
-        self.stream.load_state_dict(state["stream"])
+        self.stream.load_state_dict(state["stream"], moves)
         self.ledger.load_state_dict(state["ledger"])
         self.strategy.load_state_dict(_unpack_groups(state["strategy"], unpack))
+        if moves is not None:
+            self.ledger.move(moves)
+            self.strategy.move(moves)
         self.spent = Spent(**state["spent"])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
+from dopr.core.moves import Moves
 
 VolatilityKind = Literal["total", "within", "between"]
 VOLATILITY_KINDS: tuple[VolatilityKind, ...] = ("total", "within", "between")
@@ -331,6 +332,7 @@ class Ledger:
     # -- saving -----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
+        """The columns as copies, and the running sums."""
         state: dict[str, Any] = {column: getattr(self, column).copy() for column in _COLUMNS}
         state["scalars"] = {
             "size": self.size,
@@ -348,6 +350,7 @@ class Ledger:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where the saved ledger stood."""
         for column, dtype in _COLUMNS.items():
             setattr(self, column, np.array(state[column], dtype=dtype))
         scalars = dict(state["scalars"])
@@ -357,3 +360,16 @@ class Ledger:
         for name, value in scalars.items():
             setattr(self, name, value)
         self._fade = float(np.float32(self.discount))
+
+    def move(self, moves: Moves) -> None:
+        """Follow the prompts to other rows: those gone are forgotten, new ones are not known."""
+        fills = {"last_step": -1, "entropy": np.nan}
+        for column in _COLUMNS:
+            setattr(self, column, moves.rows(getattr(self, column), fills.get(column, 0)))
+        self.size = moves.size
+        self.visited_count = int(np.count_nonzero(self.visits))
+        visited = np.flatnonzero(self.visits)
+        for kind, values in zip(VOLATILITY_KINDS, self._variances_of(visited), strict=True):
+            self._variance_sums[kind] = float(values.sum())
+        known = self.entropy[~np.isnan(self.entropy)]
+        self._entropy_sum, self._entropy_count = float(known.sum()), len(known)

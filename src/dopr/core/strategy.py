@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger
+from dopr.core.moves import Moves, move_fields
 from dopr.core.stream import PromptStream
 
 # Two rewards closer than this are the same: rounding must not make a group look informative.
@@ -97,10 +98,12 @@ class Group:
 
     @property
     def num_rollouts(self) -> int:
+        """Rollouts generated, n."""
         return len(self.rewards)
 
     @property
     def num_kept(self) -> int:
+        """Rollouts to train on."""
         return self.num_rollouts if self.kept is None else len(self.kept)
 
     @property
@@ -245,7 +248,9 @@ class Strategy(ABC):
       holds as many; with `fills_batch` it stands for the whole batch.
 
     Fields declared with `init=False` are its state: they are saved and restored with the run. They
-    may hold plain values, arrays, groups, and lists or dicts (with text as keys) of these.
+    may hold plain values, arrays, groups, and lists or dicts (with text as keys) of these. Where
+    they are about single prompts their metadata says how (`dopr.core.moves`), so that a run can go
+    on when its rows were reordered, added to or filtered.
     """
 
     name: ClassVar[str]
@@ -316,6 +321,16 @@ class Strategy(ABC):
         """Take back what `state_dict` gave."""
         for name, value in state.items():
             setattr(self, name, copy(value))
+
+    def move(self, moves: Moves) -> None:
+        """Follow the prompts to other rows; called after `load_state_dict`.
+
+        Moves the state as the metadata of its fields says (`dopr.core.moves`).
+
+        Raises:
+            UserError: the state cannot follow.
+        """
+        move_fields(self, moves)
 
 
 def require(condition: bool, message: str) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
+from dopr.core.moves import Moves
 
 
 class PromptStream:
@@ -71,6 +72,7 @@ class PromptStream:
         return self.epoch > 0 or (self.epoch == 0 and self._position >= len(self._ahead))
 
     def state_dict(self) -> dict[str, Any]:
+        """What is left of the epoch, and the state of both generators."""
         return {
             "size": self.size,
             "epoch": self.epoch,
@@ -79,13 +81,17 @@ class PromptStream:
             "choice_rng": self.rng.bit_generator.state,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], moves: Moves | None = None) -> None:
         """Continue where the saved stream stood.
 
+        Args:
+            moves: where the prompts of the saved pool are now. New ones are put among what is left
+                of the epoch.
+
         Raises:
-            UserError: the saved stream belongs to a pool of another size.
+            UserError: the saved stream belongs to a pool of another size, and there are no moves.
         """
-        if state["size"] != self.size:
+        if moves is None and state["size"] != self.size:
             raise UserError(
                 f"the checkpoint was made with {state['size']} prompts but the dataset has "
                 f"{self.size}; resume with the same dataset"
@@ -95,6 +101,10 @@ class PromptStream:
         self._position = 0
         self._order.bit_generator.state = state["order_rng"]
         self.rng.bit_generator.state = state["choice_rng"]
+        if moves is not None:
+            self._ahead, _ = moves.ids(self._ahead)
+            if self.epoch >= 0 and len(moves.new):
+                self._ahead = self._order.permutation(np.concatenate([self._ahead, moves.new]))
 
 
 class OfferedStream(PromptStream):

@@ -2,12 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
+
+from dopr.core.moves import Moves, prompt_keys
+from dopr.core.stream import PromptStream
+
+logger = logging.getLogger(__name__)
 
 
 def content_id(prompt: Any, answer: Any = None) -> str:
@@ -46,3 +52,35 @@ def prompt_categories(dataset: Dataset) -> NDArray[np.int64]:
     sources = [str(source) for source in dataset["data_source"]]
     number = {source: i for i, source in enumerate(dict.fromkeys(sources))}
     return np.array([number[source] for source in sources], dtype=np.int64)
+
+
+def pool_state(names: Sequence[str], stream: PromptStream) -> dict[str, Any]:
+    """What a checkpoint says of the pool, so that a resumed run can tell its prompts apart.
+
+    Args:
+        names: of the prompts, see `prompt_names`.
+        stream: with their categories.
+    """
+    return {"keys": prompt_keys(names), "categories": stream.categories}
+
+
+def moves_since(
+    saved: Mapping[str, Any] | None, names: Sequence[str], stream: PromptStream
+) -> Moves | None:
+    """Where the prompts of a checkpoint are in the pool of now; None where all are in their rows.
+
+    Args:
+        saved: what `pool_state` gave; None for a checkpoint that knows no prompts.
+        names: of the prompts now.
+        stream: with their categories.
+
+    Raises:
+        UserError: not one of the prompts is in the checkpoint.
+    """
+    if saved is None:
+        return None
+    kinds = saved["categories"], stream.categories
+    moves = Moves.between(saved["keys"], prompt_keys(names), kinds)
+    if moves is not None and (moves.gone or len(moves.new)):
+        logger.warning(moves.told)
+    return moves

@@ -47,7 +47,7 @@ from dopr.engines.adapter import (
     read_engine_settings,
 )
 from dopr.engines.metrics_log import choice_metrics, totals
-from dopr.engines.prompt_pool import prompt_categories
+from dopr.engines.prompt_pool import moves_since, pool_state, prompt_categories, prompt_names
 from dopr.engines.trl import checkpoints
 from dopr.policy.entropies import EntropyTotals
 from dopr.strategies import Group, Request
@@ -140,6 +140,7 @@ class DoPRTrainerSync(PPOTrainerSync):
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
         rows = getattr(self.train_dataset, "dataframe", None)
+        self._names = prompt_names(rows) if isinstance(rows, Dataset) else None
         self.driver = make_engine_driver(
             self._settings,
             len(self.train_dataset),
@@ -216,7 +217,10 @@ class DoPRTrainerSync(PPOTrainerSync):
         folder = Path(self.config.trainer.default_local_dir) / f"global_step_{self.global_steps}"
         (folder / STATE_FOLDER).mkdir(parents=True, exist_ok=True)
         # Nothing is kept for later steps, so no group's rollouts need to be found again.
-        checkpoints.save_state(folder / STATE_FOLDER, self.driver.state_dict(lambda handle: []))
+        state = self.driver.state_dict(lambda handle: [])
+        if self._names is not None:
+            state["pool"] = pool_state(self._names, self.driver.stream)
+        checkpoints.save_state(folder / STATE_FOLDER, state)
         super()._save_checkpoint()
 
     def _load_checkpoint(self) -> None:
@@ -227,7 +231,10 @@ class DoPRTrainerSync(PPOTrainerSync):
         folder = Path(trainer.default_local_dir) / f"global_step_{self.global_steps}"
         if trainer.resume_mode == "resume_path":
             folder = Path(trainer.resume_from_path)
-        self.driver.load_state_dict(checkpoints.load_state(folder / STATE_FOLDER))
+        state, moves = checkpoints.load_state(folder / STATE_FOLDER), None
+        if self._names is not None:
+            moves = moves_since(state.get("pool"), self._names, self.driver.stream)
+        self.driver.load_state_dict(state, moves=moves)
 
 
 def _read(batch: KVBatchMeta) -> list[Generated]:

@@ -5,8 +5,7 @@ ledger.parquet (one value a prompt), or from a run directory (its metrics.jsonl 
 reward of every group, in order).
 """
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
+from dopr.core.json_lines import read_steps
+from dopr.strategies.parts.learning_curves import read_curves, to_curves
 
 DEFAULT_GROUP_SIZE = 8
 _LARGEST_GROUP = 128
@@ -47,10 +48,12 @@ class History:
 
     @property
     def size(self) -> int:
+        """Number of prompts."""
         return len(self.names)
 
     @property
     def epochs(self) -> int:
+        """Number of epochs of the prompt that has most."""
         return self.rates.shape[1]
 
     @property
@@ -137,19 +140,7 @@ def _read(path: Path) -> _Record:
         raise UserError(f"there is no history {str(path)!r}; give {_KINDS}")
     if path.suffix == ".parquet":
         return _read_ledger(path)
-    return _read_json(path)
-
-
-def _read_json(path: Path) -> _Record:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{str(path)!r} cannot be read as JSON ({' '.join(str(error).split())}); give {_KINDS}"
-        ) from None
-    if not isinstance(content, dict):
-        raise UserError(f"{str(path)!r} is no history; it must be a JSON object of prompt -> list")
-    return _Record(_checked(content, path))
+    return _Record(_checked(read_curves(path), path))
 
 
 def _read_ledger(path: Path) -> _Record:
@@ -169,12 +160,15 @@ def _read_ledger(path: Path) -> _Record:
     if len(seen) < len(rows):
         notes.append(f"{len(rows) - len(seen)} prompts without a scored rollout are left out")
     sizes = [rollouts / visits for _, visits, rollouts, _ in seen]
-    return _Record(_checked(means, path), round(float(np.median(sizes))) if sizes else None, notes)
+    return _Record(
+        _checked(to_curves(means, path), path),
+        round(float(np.median(sizes))) if sizes else None,
+        notes,
+    )
 
 
 def _read_run(path: Path) -> _Record:
     from dopr.core.configuration import load_yaml
-    from dopr.core.json_lines import read_steps
 
     notes: list[str] = []
     visits: dict[str, list[Any]] = {}
@@ -196,38 +190,28 @@ def _read_run(path: Path) -> _Record:
         notes.append(f"{len(visits) - len(scored)} prompts without a scored rollout are left out")
     config = load_yaml(path / "config.yaml") if (path / "config.yaml").is_file() else {}
     size = config.get("num_generations")
-    return _Record(_checked(scored, path), size if isinstance(size, int) else None, notes)
+    return _Record(
+        _checked(to_curves(scored, path), path), size if isinstance(size, int) else None, notes
+    )
 
 
 # -- checking and filling --------------------------------------------------------------------
 
 
-def _checked(content: Mapping[str, Any], path: Path) -> dict[str, NDArray[np.float64]]:
-    """The rates of each prompt, NaN where an epoch is not recorded."""
-    if not content:
-        raise UserError(f"the history {str(path)!r} holds no prompt")
-    return {str(prompt): _rates(prompt, values, path) for prompt, values in content.items()}
-
-
-def _rates(prompt: str, values: Any, path: Path) -> NDArray[np.float64]:
-    where = f"prompt {prompt!r} of {str(path)!r}"
-    if not isinstance(values, list):
-        raise UserError(f"{where} has no list of per-epoch accuracies but {str(values)[:40]!r}")
-    if not values:
-        raise UserError(f"{where} has a list without any epoch; leave the prompt out")
-    for epoch, value in enumerate(values):
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not number:
-            raise UserError(f"{where} has {str(value)[:40]!r} at epoch {epoch}, which is no number")
-        if number and value == value and not 0 <= value <= 1:
+def _checked(curves: dict[str, NDArray[np.float64]], path: Path) -> dict[str, NDArray[np.float64]]:
+    """The same rates, if each prompt has one and all of them are success rates."""
+    for prompt, rates in curves.items():
+        where = f"prompt {prompt!r} of {str(path)!r}"
+        if not rates.size:
+            raise UserError(f"{where} has a list without any epoch; leave the prompt out")
+        for epoch in np.flatnonzero((rates < 0) | (rates > 1)):
             raise UserError(
-                f"{where} has {str(value)[:20]} at epoch {epoch}; a history holds success rates "
+                f"{where} has {rates[epoch]:g} at epoch {epoch}; a history holds success rates "
                 "between 0 and 1"
             )
-    rates = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
-    if np.isnan(rates).all():
-        raise UserError(f"{where} has no recorded epoch, only null; leave the prompt out")
-    return rates
+        if np.isnan(rates).all():
+            raise UserError(f"{where} has no recorded epoch, only null; leave the prompt out")
+    return curves
 
 
 def _fill(

@@ -59,12 +59,16 @@ def run_pilot(settings: PilotSettings) -> PoolRates:
     """
     settings.check()
     from dopr.policy.embedder import embedding_reward
-    from dopr.policy.models import best_device, load_model, within_context
+    from dopr.policy.models import best_device, load_model
+    from dopr.policy.prompts import within_context
     from dopr.rewards import load_reward
     from dopr.runs.evaluation import RIGHT, evaluate
     from dopr.tasks import load_task
 
-    rewards = [load_reward(name, embedding=embedding_reward) for name in settings.reward]
+    rewards = [
+        load_reward(name, embedding=embedding_reward, max_completion_length=settings.max_tokens)
+        for name in settings.reward
+    ]
     dataset = load_task(list(settings.dataset), split="train")
     population = len(dataset)
     if settings.prompts < population:

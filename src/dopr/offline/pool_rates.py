@@ -110,6 +110,7 @@ class PoolRates:
 
     @property
     def size(self) -> int:
+        """Number of prompts."""
         return len(self.alpha)
 
     @property

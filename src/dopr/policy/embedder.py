@@ -9,7 +9,7 @@ import torch
 
 from dopr.core.errors import UserError
 from dopr.policy.models import best_device, load_model
-from dopr.policy.sampling import prompt_texts, prompt_token_ids
+from dopr.policy.prompts import prompt_texts, prompt_token_ids
 from dopr.rewards.learned.reward import Embedder, EmbeddingReward, Vectors, read_head
 
 SENTENCE_PREFIX = "sentence-transformers:"

@@ -9,13 +9,19 @@ from datasets import Dataset
 from numpy.typing import NDArray
 
 from dopr.core.strategy import Measure
-from dopr.policy.sampling import Sampling, prompt_token_ids, sample_rewards
+from dopr.policy.prompts import TemplateOptions, prompt_token_ids
+from dopr.policy.sampling import Sampling, sample_rewards
 
 QUANTITIES = frozenset({"perplexity", "embedding", "success_rate"})
 
 
 def read_prompts(
-    model: Any, tokenizer: Any, prompts: Sequence[Any], quantity: str, batch_size: int
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    quantity: str,
+    batch_size: int,
+    template_options: TemplateOptions = None,
 ) -> tuple[NDArray[np.float64], int]:
     """Perplexity or embedding of each prompt under the model.
 
@@ -24,11 +30,12 @@ def read_prompts(
         quantity: `perplexity` (exp of the mean negative log-probability of a prompt's tokens after
             the first, shape (k,)) or `embedding` (mean last hidden state, shape (k, width)).
         batch_size: prompts in a forward pass.
+        template_options: as for `dopr.policy.prompts.prompt_texts`.
 
     Returns:
         The values, in the order of the prompts, and the number of prompt tokens read.
     """
-    encoded = prompt_token_ids(tokenizer, prompts)
+    encoded = prompt_token_ids(tokenizer, prompts, template_options)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
     values: list[Any] = [None] * len(encoded)
     training = model.training
@@ -78,4 +85,11 @@ def measure(
             model, tokenizer, rows, reward_funcs, asked.samples, sampling, weights
         )
         return np.nan_to_num(np.nanmean(rewards, axis=1)), 0
-    return read_prompts(model, tokenizer, list(rows["prompt"]), asked.quantity, sampling.batch_size)
+    return read_prompts(
+        model,
+        tokenizer,
+        list(rows["prompt"]),
+        asked.quantity,
+        sampling.batch_size,
+        sampling.template_options,
+    )

@@ -120,6 +120,7 @@ class MemorySettings:
 
     @property
     def autocast(self) -> bool:
+        """Whether float32 weights are computed with in half precision."""
         return self.mixed and self.dtype == "float32"
 
     @property
@@ -159,6 +160,7 @@ class Estimate:
 
     @property
     def always(self) -> int:
+        """Bytes held in both phases."""
         return self.weights + self.optimizer + self.reference + self.vllm
 
     @property
@@ -174,6 +176,7 @@ class Estimate:
 
     @property
     def peak(self) -> int:
+        """Bytes of the larger of the two phases."""
         return max(self.update, self.generation)
 
 

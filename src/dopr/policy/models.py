@@ -1,17 +1,17 @@
 """Models and tokenizers by name: a local folder, a Hub id, a GGUF file, or the shipped model."""
 
+import json
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 
 from dopr.core.errors import UserError, unknown_name
 from dopr.policy.gguf import gguf_folder, is_gguf
-from dopr.policy.sampling import prompt_token_ids
 
 SHIPPED = "tiny-reasoner"
+ADAPTER_FILE = "adapter_config.json"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -62,24 +62,33 @@ def load_model(
 ) -> tuple[Any, Any]:
     """A causal language model and its tokenizer, on the CPU.
 
+    The folder of a LoRA adapter gives the model it was trained on with the adapter on top, whose
+    weights are the ones that train.
+
     Args:
         name: local folder, Hub id, GGUF file, `smollm2-135m`, or `tiny-reasoner`.
         dtype: of the weights.
         trust_remote_code: run code that comes with the model.
 
     Raises:
-        UserError: it does not exist, cannot be reached, or is no causal language model.
+        UserError: it does not exist, cannot be reached, or is no causal language model; or it is an
+            adapter and peft is not installed.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if dtype not in DTYPES:
         raise unknown_name("dtype", dtype, DTYPES)
     path = find_model(name)
+    adapter = is_adapter(path)
+    options = {"dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-        model = AutoModelForCausalLM.from_pretrained(
-            path, dtype=getattr(torch, dtype), trust_remote_code=trust_remote_code
-        )
+        has_tokenizer = (Path(path) / "tokenizer_config.json").is_file()
+        source = base_model(path) if adapter and not has_tokenizer else path
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+        if adapter:
+            model = _load_adapter(path, options)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError) as error:
         raise not_loaded(name, error) from None
     if tokenizer.pad_token is None:
@@ -87,47 +96,36 @@ def load_model(
     return model, tokenizer
 
 
+def is_adapter(name: str) -> bool:
+    """Whether a model is a folder with a LoRA adapter alone."""
+    folder = Path(name).expanduser()
+    return (folder / ADAPTER_FILE).is_file() and not (folder / "config.json").is_file()
+
+
+def base_model(name: str) -> str:
+    """The model that an adapter was trained on; any other model is its own."""
+    if not is_adapter(name):
+        return name
+    file = Path(name).expanduser() / ADAPTER_FILE
+    try:
+        return str(json.loads(file.read_text())["base_model_name_or_path"])
+    except (json.JSONDecodeError, KeyError):
+        raise UserError(f"{str(file)!r} names no base model; is it peft's?") from None
+
+
+def _load_adapter(path: str, options: dict[str, Any]) -> Any:
+    try:
+        from peft import AutoPeftModelForCausalLM
+    except ImportError:
+        raise UserError(f"{path!r} is a LoRA adapter and needs peft; install dopr[peft]") from None
+    return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **options)
+
+
 def best_device() -> str:
     """Where to compute: `cuda`, `mps` or `cpu`."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def within_context(
-    dataset: Dataset, model: Any, tokenizer: Any, max_new_tokens: int, overlong: str = "error"
-) -> Dataset:
-    """The dataset without the prompts that leave no room for a completion.
-
-    Args:
-        max_new_tokens: tokens of the longest completion.
-        overlong: `error` refuses such prompts, `drop` leaves them out.
-
-    Raises:
-        UserError: a prompt is too long, or no prompt is left.
-    """
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if context is None:
-        return dataset
-    lengths = [len(ids) for ids in prompt_token_ids(tokenizer, list(dataset["prompt"]))]
-    fits = [i for i, length in enumerate(lengths) if length + max_new_tokens <= context]
-    if len(fits) == len(lengths):
-        return dataset
-    worst = max(range(len(lengths)), key=lengths.__getitem__)
-    if overlong == "error":
-        name = dataset[worst]["id"] if "id" in dataset.column_names else f"row {worst}"
-        raise UserError(
-            f"{len(lengths) - len(fits)} of {len(lengths)} prompts are too long: {name!r} has "
-            f"{lengths[worst]} tokens, which with max_completion_length {max_new_tokens} exceed "
-            f"the model's context of {context}; lower max_completion_length or set "
-            "overlong_prompts to drop"
-        )
-    if not fits:
-        raise UserError(
-            f"no prompt fits the model's context of {context} tokens with max_completion_length "
-            f"{max_new_tokens}; lower it"
-        )
-    return dataset.select(fits)
 
 
 def lora_config(options: dict[str, Any]) -> Any:

@@ -6,7 +6,7 @@ is not counted as rollouts of the run.
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from transformers import GenerationConfig
 
 from dopr.core.errors import UserError
+from dopr.policy.ends import Ends
 from dopr.policy.generation import decoding_loop
+from dopr.policy.prompts import prompt_token_ids
 
 _NOT_COLUMNS = ("prompt", "completion", "completion_ids")
 
@@ -34,6 +36,10 @@ class Sampling:
         top_p: nucleus.
         batch_size: sequences generated at once.
         seed: of the draws.
+        template_options: what the chat template reads besides the messages (TRL's
+            `chat_template_kwargs`).
+        generation_options: TRL's `generation_kwargs`, of which the end marks and stop strings are
+            heeded; the other options are those named here.
     """
 
     max_new_tokens: int = 256
@@ -41,6 +47,8 @@ class Sampling:
     top_p: float = 1.0
     batch_size: int = 256
     seed: int = 0
+    template_options: Mapping[str, Any] | None = None
+    generation_options: Mapping[str, Any] | None = None
 
 
 def sample_rewards(
@@ -51,12 +59,17 @@ def sample_rewards(
     k: int,
     sampling: Sampling,
     weights: Sequence[float] | None,
-) -> tuple[NDArray[np.float64], int]:
-    """Rewards of shape (prompts, k) and the number of generated tokens."""
+    on_progress: Callable[[int, int], None] | None = None,
+) -> tuple[NDArray[np.float64], list[list[int]]]:
+    """Rewards of shape (prompts, k), and the token ids of their completions, (prompts * k,).
+
+    Args:
+        on_progress: told how many completions are generated, and of how many.
+    """
     with isolated_random_state(sampling.seed):
-        ids = generate(model, tokenizer, list(dataset["prompt"]), k, sampling)
+        ids = generate(model, tokenizer, list(dataset["prompt"]), k, sampling, on_progress)
         rewards = score(dataset, ids, tokenizer, reward_funcs, k, weights)
-    return rewards.reshape(len(dataset), k), sum(len(row) for row in ids)
+    return rewards.reshape(len(dataset), k), ids
 
 
 @contextlib.contextmanager
@@ -77,35 +90,31 @@ def isolated_random_state(seed: int) -> Iterator[None]:
             torch.cuda.set_rng_state_all(devices)
 
 
-def prompt_texts(tokenizer: Any, prompts: Sequence[Any]) -> list[str]:
-    """What the model reads of each prompt: plain text as it is, chats by the chat template."""
-    if not prompts or isinstance(prompts[0], str):
-        return list(prompts)
-    return list(
-        tokenizer.apply_chat_template(list(prompts), tokenize=False, add_generation_prompt=True)
-    )
-
-
-def prompt_token_ids(tokenizer: Any, prompts: Sequence[Any]) -> list[list[int]]:
-    """Token ids of each prompt, as TRL makes them."""
-    chat = bool(prompts) and not isinstance(prompts[0], str)
-    texts = prompt_texts(tokenizer, prompts)
-    return list(tokenizer(texts, add_special_tokens=not chat)["input_ids"])
-
-
 @torch.no_grad()
 def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Any], k: int, sampling: Sampling
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    k: int,
+    sampling: Sampling,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> list[list[int]]:
     """k completions of each prompt as token ids up to the end mark, shape (prompts * k,).
 
-    Prompts of like length are generated together. The model is put back into its mode.
+    They end where rollouts in training do: at each of the model's and the tokenizer's end marks and
+    at stop strings. Prompts of like length are generated together. The model is put back into its
+    mode.
     """
-    encoded = prompt_token_ids(tokenizer, prompts)
+    encoded = prompt_token_ids(tokenizer, prompts, sampling.template_options)
+    ends = Ends.of(model, tokenizer, sampling.generation_options)
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     rows = [i * k + j for i in order for j in range(k)]
     result: list[list[int]] = [[] for _ in rows]
-    config = _generation_config(tokenizer, sampling)
+    config = _generation_config(tokenizer, sampling, ends)
+    # With a loop of someone else's the library loses the tokenizer that stop strings need.
+    how: dict[str, Any] = {"tokenizer": tokenizer}
+    if not ends.strings:
+        how = {"custom_generate": decoding_loop(model, config=config)}
     training = model.training
     model.eval()
     try:
@@ -118,21 +127,24 @@ def generate(
                 input_ids=inputs.to(model.device),
                 attention_mask=mask.to(model.device),
                 generation_config=config,
-                custom_generate=decoding_loop(model, config=config),
+                **how,
             )
             for row, ids in zip(batch, output[:, inputs.size(1) :].tolist(), strict=True):
-                result[row] = _until_end(ids, tokenizer.eos_token_id)
+                result[row] = ends.cut(ids, tokenizer)
+            if on_progress is not None:
+                on_progress(start + len(batch), len(rows))
     finally:
         model.train(training)
     return result
 
 
-def _generation_config(tokenizer: Any, sampling: Sampling) -> GenerationConfig:
+def _generation_config(tokenizer: Any, sampling: Sampling, ends: Ends) -> GenerationConfig:
     """Every sampling option set, so that the model's own defaults do not slip in."""
     common = {
         "max_new_tokens": sampling.max_new_tokens,
         "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+        "eos_token_id": list(ends.marks) or None,
+        "stop_strings": list(ends.strings) or None,
         "repetition_penalty": 1.0,
         "use_cache": True,
     }
@@ -153,10 +165,6 @@ def _left_padded(ids: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Te
     inputs = torch.tensor([[pad] * (width - len(row)) + row for row in ids])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in ids])
     return inputs, mask
-
-
-def _until_end(ids: list[int], end: int) -> list[int]:
-    return ids[: ids.index(end) + 1] if end in ids else ids
 
 
 def score(

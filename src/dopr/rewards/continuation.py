@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dopr.rewards import extract
-from dopr.rewards.mathematics import RewardFunction, is_missing, require_answers
+from dopr.rewards.mathematics import RewardFunction, require_answers
 from dopr.rewards.sentences import first_sentence
 from dopr.rewards.similarity import other_tasks, row_info
 
@@ -103,7 +103,7 @@ def make_rlpt_reward(judge: RewardFunction | None = None) -> RewardFunction:
 
 
 def _match(prediction: str, reference: Any, info: Any) -> float | None:
-    if is_missing(reference):
+    if extract.is_missing(reference):
         return None
     row = row_info(info)
     following = str(row.get("following") or "")

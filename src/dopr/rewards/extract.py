@@ -4,28 +4,43 @@ Each rule is a function of the text that gives the answer or None, so that a rew
 which rules it follows and in what order.
 """
 
+import json
+import math
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from dopr.rewards.math_check.text import without_thousands
+
 Rule = Callable[[str], str | None]
 
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
-_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
-_HASHES = re.compile(r"####[ \t]*(\S[^\n]*)")
+_BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
+_HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*(\S[^\n]*)")
+_LABEL = re.compile(r"\**(?:the )?(?:final )?answer(?: is)?\s*(?:[:=]|(?<=is))\s*", re.I)
+_HEADING = re.compile(
+    r"(?:step|part|case|section|note|example|problem|question|solution|method|approach|conclusion|"
+    r"summary|verification|check|reasoning|explanation|analysis|setup|(?:the )?(?:final )?answer)"
+    r"\b(?:\s*\d+)?\s*[:.)-]?(?:\s|\*|$)|\d+[.)]\s+[A-Za-z]|[^:$\\]*:\**$",
+    re.I,
+)
+_VALUE = re.compile(r"[-+]?\s*(?:[\d$\\€£(\[{]|\.\d)|[A-Za-z]\s*=")
+_JSON_TEXTS = re.compile(r'\[\s*".*"\s*\]', re.DOTALL)
 _THINK_END = "</think>"
 
 
 def completion_text(completion: Any) -> str:
-    """The text of one completion: a string, or the last message of a chat list.
+    """The text of one completion: a string, or the last message of a chat that the policy wrote.
 
+    What a tool said is nobody's answer: a chat that ends with it gives the policy's words before.
     Content given in parts (`[{"type": "text", "text": ...}]`) is joined.
     """
     if isinstance(completion, str):
         return completion
-    if not completion:
+    own = [m for m in completion or [] if m.get("role", "assistant") == "assistant"]
+    if not own:
         return ""
-    content = completion[-1].get("content") or ""
+    content = own[-1].get("content") or ""
     if isinstance(content, str):
         return content
     return "".join(part.get("text", "") for part in content)
@@ -76,9 +91,22 @@ def boxed(text: str) -> str | None:
 
 
 def hashes(text: str) -> str | None:
-    """GSM8K's form: what follows the last `####` on its line, stripped."""
-    matches = _HASHES.findall(text)
-    return matches[-1].strip() if matches else None
+    """GSM8K's form: what follows the last `####` that gives an answer, on its line, stripped.
+
+    In markdown the same sign heads a section, `#### Step 2: conclude`. An answer stands on the last
+    line that is not blank, or begins with a number or a formula, and is no such heading.
+    """
+    last_line = text.rstrip()
+    for match in reversed(list(_HASHES.finditer(text))):
+        found = match[1].strip().strip("*").strip()
+        label = _LABEL.match(found)
+        if label:
+            found = found[label.end() :].strip().strip("*").strip()
+        if not found or _HEADING.match(found):
+            continue
+        if label or match.end() >= len(last_line) or _VALUE.match(found):
+            return found
+    return None
 
 
 def after_thinking(text: str) -> str:
@@ -104,11 +132,44 @@ def extract(text: str, rules: Sequence[Rule]) -> str | None:
 def reference_text(reference: Any) -> str:
     r"""A reference answer as text.
 
-    A worked solution is reduced to its answer (`\boxed{}` or `####`), and a whole number that went
-    through a float column loses its ".0".
+    A worked solution is reduced to its answer (after `####`, else in `\boxed{}`), commas between
+    the thousands of one number are dropped after `####` and those of points and lists are kept, and
+    a whole number that went through a float column loses its ".0".
     """
     if isinstance(reference, float) and reference.is_integer():
         return str(int(reference))
     text = str(reference).strip()
-    found = hashes(text) or boxed(text)
-    return found if found is not None else text
+    final = hashes(text)
+    if final is None:
+        last = boxed(text)
+        return text if last is None else last
+    last = boxed(final)
+    return without_thousands((final if last is None else last).strip("$").strip())
+
+
+def reference_texts(reference: Any) -> list[str]:
+    """The answers that a reference accepts, as texts.
+
+    A list (or tuple, array, JSON list of texts) is several answers, any of which is right; what is
+    missing among them is left out.
+    """
+    if hasattr(reference, "tolist"):
+        reference = reference.tolist()
+    if isinstance(reference, str) and _JSON_TEXTS.fullmatch(reference.strip()):
+        try:
+            reference = json.loads(reference)
+        except json.JSONDecodeError:
+            return [reference_text(reference)]
+    several = reference if isinstance(reference, list | tuple) else [reference]
+    return [reference_text(one) for one in several if not is_missing(one)]
+
+
+def is_missing(reference: Any) -> bool:
+    """Whether a reference is absent: None, NaN, blank, or a list of such."""
+    if hasattr(reference, "tolist"):
+        reference = reference.tolist()
+    if isinstance(reference, list | tuple):
+        return all(map(is_missing, reference))
+    if reference is None or (isinstance(reference, float) and math.isnan(reference)):
+        return True
+    return isinstance(reference, str) and not reference.strip()

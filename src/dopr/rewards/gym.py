@@ -8,7 +8,7 @@ from typing import Any
 from dopr.core.errors import UserError, unknown_name
 from dopr.rewards import extract
 from dopr.rewards.mathematics import RewardFunction, require_answers
-from dopr.rewards.sandbox import Pool
+from dopr.rewards.sandbox import Workers
 from dopr.rewards.stats import LogMetric, record
 
 CONFIG_KEY = "gym_config"
@@ -43,7 +43,9 @@ def make_gym_reward(
         memory_mb: address space of a checking process, mebibytes.
         workers: most checking processes at a time; by default the number of cores, at most 4.
     """
-    pool = Pool("gym_handler.py", time_limit_s=time_limit_s, memory_mb=memory_mb, workers=workers)
+    checkers = Workers(
+        "gym_handler.py", time_limit_s=time_limit_s, memory_mb=memory_mb, workers=workers
+    )
 
     def gym_reward(
         prompts: Sequence[Any],
@@ -84,7 +86,7 @@ def make_gym_reward(
                 "prediction": prediction,
                 "entry": entry,
             }
-        outcomes = pool.map(list(requests.values()))
+        outcomes = checkers.map(list(requests.values()))
         record("gym_reward", outcomes, log_metric)
         for i, outcome in zip(requests, outcomes, strict=True):
             score = outcome.value

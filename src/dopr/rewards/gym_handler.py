@@ -15,6 +15,7 @@ _BOARDS = ("arc_agi", "rearc")
 
 
 def load(options: dict[str, Any]) -> Callable[[dict[str, Any]], float | None]:
+    """The function that scores a request; what it imports is loaded before the first one."""
     warnings.filterwarnings("ignore")
     importlib.import_module("reasoning_gym")  # now, rather than within the first request's limit
     return score

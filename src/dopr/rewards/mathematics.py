@@ -1,12 +1,11 @@
-"""Mathematical equivalence, checked by math-verify in child processes."""
+"""Mathematical equivalence, checked by sympy and our own comparison in child processes."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dopr.core.errors import UserError
 from dopr.rewards import extract
-from dopr.rewards.sandbox import Pool
+from dopr.rewards.sandbox import Workers
 from dopr.rewards.stats import LogMetric, record
 
 RewardFunction = Callable[..., list[float | None]]
@@ -30,13 +29,6 @@ def require_answers(reward: str, answer: Sequence[Any] | None, number: int) -> S
     return answer
 
 
-def is_missing(reference: Any) -> bool:
-    """Whether a reference is absent: None, NaN or blank."""
-    if reference is None or (isinstance(reference, float) and math.isnan(reference)):
-        return True
-    return isinstance(reference, str) and not reference.strip()
-
-
 def make_math_reward(
     time_limit_s: float = 5.0, memory_mb: int = 2048, workers: int | None = None
 ) -> RewardFunction:
@@ -44,16 +36,19 @@ def make_math_reward(
 
     The answer is the last `\boxed{}`, else the last `<answer>` tag, else what follows the last
     `####`, looked for after `</think>` first; without any of them, the completion's last formula or
-    number. None (unscorable) where the reference is missing or cannot be read, where the check took
-    longer than its limit, and where the checking process died; the last two are counted
-    (`checker_stats`), logged, and passed to TRL as `checker/timeouts` and `checker/crashes`.
+    number. A reference that is a list is several answers, any of which is right. None (unscorable)
+    where the reference is missing, where the check took longer than its limit, and where the
+    checking process died; the last two are counted (`checker_stats`), logged, and passed to TRL as
+    `checker/timeouts` and `checker/crashes`.
 
     Args:
         time_limit_s: seconds for one check.
         memory_mb: address space of a checking process, mebibytes.
         workers: most checking processes at a time; by default the number of cores, at most 4.
     """
-    pool = Pool("math_handler.py", time_limit_s=time_limit_s, memory_mb=memory_mb, workers=workers)
+    checkers = Workers(
+        "math_check", time_limit_s=time_limit_s, memory_mb=memory_mb, workers=workers
+    )
 
     def math_reward(
         prompts: Sequence[Any],
@@ -69,9 +64,11 @@ def make_math_reward(
         """
         references = require_answers("math_reward", answer, len(completions))
         rewards: list[float | None] = [None] * len(completions)
-        scorable = [i for i, reference in enumerate(references) if not is_missing(reference)]
+        scorable = [
+            i for i, reference in enumerate(references) if not extract.is_missing(reference)
+        ]
         requests = [_request(completions[i], references[i]) for i in scorable]
-        outcomes = pool.map(requests)
+        outcomes = checkers.map(requests)
         record("math_reward", outcomes, log_metric)
         for i, outcome in zip(scorable, outcomes, strict=True):
             rewards[i] = outcome.value
@@ -84,7 +81,7 @@ def _request(completion: Any, reference: Any) -> dict[str, Any]:
     text = extract.completion_text(completion)
     marked = extract.extract(text, _RULES)
     return {
-        "gold": extract.reference_text(reference),
+        "golds": extract.reference_texts(reference),
         "prediction": text if marked is None else marked,
         "whole": marked is None,
     }

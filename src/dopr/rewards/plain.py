@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from dopr.rewards import extract
-from dopr.rewards.mathematics import is_missing, require_answers
+from dopr.rewards.math_check.text import without_thousands
+from dopr.rewards.mathematics import require_answers
 
 _RULES = (extract.answer_tag, extract.boxed, extract.hashes)
-_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _TAGGED = re.compile(
     r"\s*<think>(?P<think>.*)</think>\s*<answer>(?P<answer>.*)</answer>\s*", re.DOTALL
 )
@@ -18,7 +18,7 @@ _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 def normalise(text: str) -> str:
     """White space collapsed, commas between thousands and a final period removed."""
     collapsed = " ".join(text.split())
-    return _THOUSANDS.sub("", collapsed).removesuffix(".").rstrip()
+    return without_thousands(collapsed).removesuffix(".").rstrip()
 
 
 def exact_match_reward(
@@ -32,14 +32,15 @@ def exact_match_reward(
 
     The answer is the last `<answer>` tag, else the last `\boxed{}`, else what follows the last
     `####`, else the whole completion. Both sides have white space collapsed, commas between
-    thousands and one final period removed. None where the reference is missing.
+    thousands and one final period removed. A reference that is a list is several answers, any of
+    which is right. None where the reference is missing.
 
     Raises:
         UserError: no column `answer`.
     """
     references = require_answers("exact_match_reward", answer, len(completions))
     return [
-        None if is_missing(reference) else _exact_match(completion, reference)
+        None if extract.is_missing(reference) else _exact_match(completion, reference)
         for completion, reference in zip(completions, references, strict=True)
     ]
 
@@ -48,7 +49,8 @@ def _exact_match(completion: Any, reference: Any) -> float:
     text = extract.completion_text(completion)
     marked = extract.extract(text, _RULES)
     found = text if marked is None else marked
-    return float(normalise(found) == normalise(extract.reference_text(reference)))
+    wanted = [normalise(text) for text in extract.reference_texts(reference)]
+    return float(normalise(found) in wanted)
 
 
 def format_reward(
@@ -84,5 +86,5 @@ def _well_formed(text: str) -> bool:
     if "<answer>" in text or "</answer>" in text:
         return False
     spans = extract.boxed_spans(text)
-    attempts = len(re.findall(r"\\(?:boxed|fbox)\b", text))
+    attempts = len(re.findall(r"\\(?:boxed|fbox|framebox)\b", text))
     return attempts == len(spans) == 1 and bool(text[slice(*spans[0])].strip())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dopr.rewards import extract
-from dopr.rewards.mathematics import is_missing, require_answers
+from dopr.rewards.mathematics import require_answers
 
 BAD_FORMAT = -1.0
 _TASKS = ("gym:", "rlpt:", "srl:")
@@ -76,7 +76,7 @@ def srl_reward(
     others = other_tasks("srl:", data_source, len(completions))
     rows = zip(completions, references, infos, others, strict=True)
     return [
-        None if other or is_missing(reference) else _score(completion, str(reference), info)
+        None if other or extract.is_missing(reference) else _score(completion, str(reference), info)
         for completion, reference, info, other in rows
     ]
 

@@ -2,16 +2,19 @@
 
 import json
 import logging
+import typing
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dopr.core.errors import UserError, unknown_name
 from dopr.core.user_objects import is_file_spec, load_object, split_file_spec
+from dopr.rewards.code import code_reward, make_code_reward
 from dopr.rewards.continuation import make_rlpt_reward, rlpt_reward
-from dopr.rewards.gym import gym_reward
-from dopr.rewards.mathematics import RewardFunction, math_reward
+from dopr.rewards.gym import gym_reward, make_gym_reward
+from dopr.rewards.length import make_length_penalty
+from dopr.rewards.mathematics import RewardFunction, make_math_reward, math_reward
 from dopr.rewards.plain import exact_match_reward, format_reward
-from dopr.rewards.sandbox import Outcome, Pool, WorkerStartError
+from dopr.rewards.sandbox import Outcome, Workers, WorkerStartError
 from dopr.rewards.similarity import srl_reward
 from dopr.rewards.stats import count, record
 
@@ -24,6 +27,14 @@ REWARDS: dict[str, RewardFunction] = {
     "gym": gym_reward,
     "srl": srl_reward,
     "rlpt": rlpt_reward,
+    "code": code_reward,
+}
+# Those that take options, `NAME?key=value&...`; the last has no default.
+MAKERS: dict[str, Callable[..., RewardFunction]] = {
+    "math": make_math_reward,
+    "gym": make_gym_reward,
+    "code": make_code_reward,
+    "length_penalty": make_length_penalty,
 }
 EMBEDDING_PREFIX = "embedding:"
 _LOGGERS = ("log_metric", "log_extra")
@@ -55,7 +66,7 @@ class IsolatedReward:
         self._timeout_s = timeout_s
         self._consecutive_timeouts = 0
         self._reported: set[str] = set()
-        self._pool = Pool(
+        self._workers = Workers(
             "user_handler.py",
             {"path": str(path), "name": name},
             time_limit_s=timeout_s,
@@ -63,7 +74,7 @@ class IsolatedReward:
             workers=1,
             quiet=False,
         )
-        self._checked(self._pool.start)
+        self._checked(self._workers.start)
 
     def __call__(
         self,
@@ -81,7 +92,7 @@ class IsolatedReward:
         }
         loggers = {key: columns[key] for key in _LOGGERS if callable(columns.get(key))}
         request = {"arguments": self._serialisable(arguments), "loggers": list(loggers)}
-        [outcome] = self._checked(lambda: self._pool.map([request]))
+        [outcome] = self._checked(lambda: self._workers.map([request]))
         record(self.__name__, [outcome], loggers.get("log_metric"))
         if outcome.status == "timeout":
             self._note_timeout()
@@ -154,13 +165,15 @@ def load_reward(
     timeout_s: float = 60.0,
     judge: str | None = None,
     embedding: Callable[[str], RewardFunction] | None = None,
+    max_completion_length: int | None = None,
 ) -> RewardFunction:
     """A reward function by name.
 
     Args:
-        name: "math", "exact_match", "format", "gym", "srl", "rlpt" (also with "_reward" at the
-            end), `path/to/file.py:name`, or `embedding:DIR`, a reward model made by `dopr rewards
-            fit`.
+        name: "math", "exact_match", "format", "gym", "srl", "rlpt", "code", "length_penalty" (also
+            with "_reward" at the end), `path/to/file.py:name`, or `embedding:DIR`, a reward model
+            made by `dopr rewards fit`. "math", "gym", "code" and "length_penalty" take options:
+            `code?partial=true&test_limit_s=5`.
         isolate: run a reward from a file in a child process that can be killed; False calls it
             here, without a time limit.
         timeout_s: seconds for one call of an isolated reward.
@@ -168,9 +181,10 @@ def load_reward(
             of words; of no effect on other rewards.
         embedding: what makes a reward of the folder in `embedding:DIR`, such as
             `dopr.policy.embedder.embedding_reward`.
+        max_completion_length: tokens, for "length_penalty" where it is given no `max_length`.
 
     Raises:
-        UserError: unknown name; missing file or name; not callable.
+        UserError: unknown name or option; missing file or name; not callable.
     """
     if is_file_spec(name):
         if isolate:
@@ -183,11 +197,60 @@ def load_reward(
         if embedding is None:
             raise UserError(f"reward {name!r} reads a model; give load_reward `embedding`")
         return embedding(name.removeprefix(EMBEDDING_PREFIX))
-    short = name.removesuffix("_reward")
-    if short not in REWARDS:
-        raise unknown_name("reward", name, [*REWARDS, "embedding:DIR", "path/to/file.py:name"])
+    written, _, query = name.partition("?")
+    short = written.removesuffix("_reward")
+    if short not in REWARDS and short not in MAKERS:
+        known = [*REWARDS, "length_penalty", "embedding:DIR", "path/to/file.py:name"]
+        raise unknown_name("reward", written, known)
+    if query or short not in REWARDS:
+        return _made(short, query, max_completion_length)
     if short == "rlpt" and judge is not None:
         if not is_file_spec(judge):
             raise UserError(f"judge {judge!r} is not of the form path/to/file.py:name")
         return make_rlpt_reward(load_reward(judge, isolate=isolate, timeout_s=timeout_s))
     return REWARDS[short]
+
+
+def _made(name: str, query: str, max_completion_length: int | None) -> RewardFunction:
+    """A reward with options.
+
+    Raises:
+        UserError: the reward takes none, or not these.
+    """
+    if name not in MAKERS:
+        raise UserError(f"the reward {name!r} takes no options; write {name}")
+    maker = MAKERS[name]
+    options: dict[str, Any] = {}
+    if name == "length_penalty" and max_completion_length is not None:
+        options["max_length"] = max_completion_length
+    hints = typing.get_type_hints(maker)
+    del hints["return"]
+    for part in filter(None, query.split("&")):
+        key, equals, text = part.partition("=")
+        if key not in hints:
+            raise unknown_name(f"option of the reward {name}", key, hints)
+        if not equals:
+            raise UserError(
+                f"the option {key!r} of the reward {name} has no value; write {key}=..."
+            )
+        options[key] = _option(name, key, text, hints[key])
+    return maker(**options)
+
+
+def _option(reward: str, key: str, text: str, hint: Any) -> Any:
+    wanted = [kind for kind in (bool, int, float) if kind in (hint, *typing.get_args(hint))]
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    if bool in wanted and isinstance(value, bool):
+        return value
+    if not isinstance(value, bool):
+        if int in wanted and isinstance(value, int):
+            return value
+        if float in wanted and isinstance(value, int | float):
+            return float(value)
+    kinds = {bool: "true or false", int: "a whole number", float: "a number"}
+    raise UserError(
+        f"the option {key!r} of the reward {reward} is {text!r}; it must be {kinds[wanted[0]]}"
+    )

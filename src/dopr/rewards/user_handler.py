@@ -11,6 +11,7 @@ from typing import Any
 
 
 def load(options: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """The function that calls the user's reward, of the file named in `options`."""
     path, name = Path(options["path"]), options["name"]
     sys.path.insert(0, str(path.parent))
     spec = importlib.util.spec_from_file_location(f"dopr_user_{path.stem}", path)

@@ -1,8 +1,8 @@
-"""The child process that runs untrusted checks: started by `sandbox.Pool`, never imported by it.
+"""The child process that runs untrusted checks: started by `sandbox.Workers`, never imported by it.
 
-Usage: `python -P worker.py HANDLER.py JSON_OPTIONS`. HANDLER.py has `load(options)`, which returns
-a function from a request to a result. Requests and replies are JSON, one a line, over stdin and
-stdout.
+Usage: `python -P worker.py HANDLER JSON_OPTIONS`. HANDLER is a file (or a package with a file
+handler.py) that has `load(options)`, which returns a function from a request to a result. Requests
+and replies are JSON, one a line, over stdin and stdout.
 
 This file and the handlers import nothing from `dopr`: a child must start in well under a second and
 fit into a small memory limit, and the package may import torch.
@@ -11,27 +11,55 @@ fit into a small memory limit, and the package may import torch.
 import importlib.util
 import json
 import os
-import resource
+import queue
 import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TextIO
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
-def _limit_memory(megabytes: int | None) -> None:
-    if megabytes is not None:
+
+def _limit_memory(megabytes: int | None) -> list[str]:
+    """Limit this process's address space; what could not be limited, and why."""
+    if megabytes is None:
+        return []
+    if resource is None:
+        return ["memory (there is no module `resource`)"]
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
         size = megabytes * 2**20
+        if hard != resource.RLIM_INFINITY:  # lower already, and nobody may raise it again
+            size = min(size, hard)
         resource.setrlimit(resource.RLIMIT_AS, (size, size))
+    except (OSError, ValueError, AttributeError) as error:
+        return [f"memory (setrlimit: {error})"]
+    # macOS takes the limit and does not apply it.
+    return ["memory (macOS does not apply it)"] if sys.platform == "darwin" else []
 
 
-def _limit_processor_time(seconds: float) -> None:
-    """Let the kernel end this process should nobody be left to do it."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    spent = usage.ru_utime + usage.ru_stime
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (int(spent + seconds) + 2, hard))
+def _limit_processor_time(seconds: float) -> list[str]:
+    """Let the kernel end this process should nobody be left to do it; what could not be limited."""
+    if resource is None:
+        return ["processor time (there is no module `resource`)"]
+    try:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        spent = usage.ru_utime + usage.ru_stime
+        _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        limit = int(spent + seconds) + 2
+        if hard != resource.RLIM_INFINITY:
+            limit = min(limit, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
+    except (OSError, ValueError, AttributeError) as error:
+        return [f"processor time (setrlimit: {error})"]
+    return []
 
 
 def _exit_with_parent() -> None:
@@ -39,6 +67,20 @@ def _exit_with_parent() -> None:
     while os.getppid() == parent:
         time.sleep(2.0)
     os._exit(1)
+
+
+def _lines(requests: TextIO) -> Iterator[str]:
+    """The requests, read by a thread that ends this process when the parent is gone."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in requests:
+            lines.put(line)
+        os._exit(1)
+
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        yield lines.get()
 
 
 def _private_pipes() -> tuple[TextIO, TextIO]:
@@ -61,8 +103,29 @@ def _error(error: BaseException, path: str | None) -> dict[str, Any]:
     return {"type": type(error).__name__, "text": f"{type(error).__name__}: {message}{where}"}
 
 
+def _load(path: Path, options: dict[str, Any]) -> tuple[Callable[[Any], Any], list[str]]:
+    """The handler's function, and what it says that it cannot enforce.
+
+    Of a package the function is in `handler.py`, which may import its neighbours relatively.
+    """
+    module = _module("checker", path / "__init__.py" if path.is_dir() else path)
+    if path.is_dir():
+        module = importlib.import_module("checker.handler")
+    return module.load(options), list(getattr(module, "unenforced", ()))
+
+
+def _module(name: str, file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
 def main() -> None:
-    handler_path, options = sys.argv[1], json.loads(sys.argv[2])
+    """Load the handler named on the command line, and answer requests until the parent ends."""
+    options = json.loads(sys.argv[2])
     requests, replies = _private_pipes()
     user_file = options.get("path")
 
@@ -70,21 +133,19 @@ def main() -> None:
         replies.write(json.dumps(message) + "\n")
         replies.flush()
 
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    if hasattr(os, "getppid"):
+        threading.Thread(target=_exit_with_parent, daemon=True).start()
     try:
-        spec = importlib.util.spec_from_file_location("handler", handler_path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        handle = module.load(options)
+        handle, unenforced = _load(Path(sys.argv[1]), options)
     except BaseException as error:
         reply({"failed": _error(error, user_file)})
         return
-    _limit_memory(options.get("memory_mb"))
-    reply({"ready": True})
-    for line in requests:
+    unenforced += _limit_memory(options.get("memory_mb"))
+    # Twice the parent's limit: the parent's clock decides, this one only mops up after it.
+    unenforced += _limit_processor_time(2 * options["time_limit_s"])
+    reply({"ready": True, "unenforced": unenforced})
+    for line in _lines(requests):
         request = json.loads(line)
-        # Twice the parent's limit: the parent's clock decides, this one only mops up after it.
         _limit_processor_time(2 * options["time_limit_s"])
         try:
             reply({"result": handle(request)})

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 from dopr.core.files import replacing
 from dopr.core.json_lines import append_line, read_lines
 from dopr.core.ledger import Ledger
+from dopr.runs.best import has_stopped_improving, place_of_best, save_best
 from dopr.runs.progress import Progress
 from dopr.runs.settings import TrainSettings
 
@@ -83,10 +84,11 @@ class RunCallback(TrainerCallback):
             trainer.args.steps_per_generation == trainer.args.gradient_accumulation_steps
             and trainer.num_iterations == 1
         )
-        self.last_evaluated = -1
+        self._rows: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._rollouts_before = self._trainer.driver.spent.rollouts
+        self._rows = read_lines(self._run_dir / "eval.jsonl")
         if self._evaluate and self._settings.eval.at_start and state.global_step == 0:
             self.evaluate_now(0)
             self._heed_interrupt(control)
@@ -105,6 +107,8 @@ class RunCallback(TrainerCallback):
             control.should_training_stop = control.should_save = True
         if self._evaluate and (self._is_due(step, spent) or control.should_training_stop):
             self.evaluate_now(step)
+            if self._stops_early():
+                control.should_training_stop = control.should_save = True
         self._rollouts_before = spent
         self._heed_interrupt(control)
 
@@ -122,8 +126,8 @@ class RunCallback(TrainerCallback):
         """End a run that was stopped after its last step: only what comes after it is done."""
         self._trainer.restore(folder)
         step = self._trainer.state.global_step
-        written = read_lines(self._run_dir / "eval.jsonl")
-        if self._evaluate and not any(row["step"] == step for row in written):
+        self._rows = read_lines(self._run_dir / "eval.jsonl")
+        if self._evaluate and not any(row["step"] == step for row in self._rows):
             self.evaluate_now(step)
 
     def _heed_interrupt(self, control: Any) -> None:
@@ -148,8 +152,12 @@ class RunCallback(TrainerCallback):
             return spent // rollouts > self._rollouts_before // rollouts
         return steps is not None and step % steps == 0
 
+    def _stops_early(self) -> bool:
+        settings = self._settings
+        return has_stopped_improving(self._rows, settings.keep_best, settings.early_stop_evals)
+
     def evaluate_now(self, step: int) -> None:
-        """Evaluate and write a line to eval.jsonl."""
+        """Evaluate, write a line to eval.jsonl, and keep the model where it is the best so far."""
         assert self._evaluate is not None
         spent = self._trainer.driver.spent
         row = {
@@ -159,10 +167,13 @@ class RunCallback(TrainerCallback):
             "wall_s": self._trainer.training_seconds,
             **self._evaluate(),
         }
-        self.last_evaluated = step
+        self._rows.append(row)
         self._progress.evaluated(row)
         if self._trainer.accelerator.is_main_process:
             append_line(self._run_dir / "eval.jsonl", row)
+        metric = self._settings.keep_best
+        if metric is not None and place_of_best(self._rows, metric) == len(self._rows) - 1:
+            save_best(self._trainer, self._run_dir, row)
 
 
 def write_ledger(trainer: Any, run_dir: Path) -> None:

@@ -5,7 +5,7 @@ is not counted as rollouts of the run.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,15 +28,20 @@ class EvalResult:
 
     Attributes:
         rewards: shape (prompts, k), NaN where nothing could score the completion.
-        generated_tokens: in all completions together, the end mark included.
+        completion_ids: token ids of each completion, k a prompt in the order of the prompts.
         seconds: for generating and scoring.
         summary: the fields of eval.jsonl that an evaluation knows by itself.
     """
 
     rewards: NDArray[np.float64]
-    generated_tokens: int
+    completion_ids: list[list[int]]
     seconds: float
     summary: dict[str, Any]
+
+    @property
+    def generated_tokens(self) -> int:
+        """In all completions together, the end mark included."""
+        return sum(len(ids) for ids in self.completion_ids)
 
 
 def evaluate(
@@ -52,12 +57,16 @@ def evaluate(
     batch_size: int = 256,
     seed: int = 0,
     weights: Sequence[float] | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    generation_options: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
     """Sample k completions of every prompt and score them.
 
     avg@k is the mean reward (a completion that could not be scored is left out and counted in
     `unscored`); pass@k is the chance that one of k completions is right, where right means a reward
-    of 1. Intervals are 95%, by bootstrap over prompts.
+    of 1. Intervals are 95%, by bootstrap over prompts. Where a column `eval_set` names more than
+    one set, `sets` of the summary holds the same figures for each of them.
 
     Args:
         model: a causal language model of transformers.
@@ -65,6 +74,10 @@ def evaluate(
         dataset: columns `prompt` (text or chat) and whatever the rewards read.
         reward_funcs: in TRL's signature; their rewards are added up.
         weights: one factor a reward.
+        template_options: what the chat template reads besides the messages (TRL's
+            `chat_template_kwargs`).
+        generation_options: TRL's `generation_kwargs`, read for end marks and stop strings.
+        on_progress: told how many completions are done, and of how many.
 
     Raises:
         UserError: the dataset is empty, or a reward misbehaves.
@@ -72,19 +85,45 @@ def evaluate(
     if len(dataset) == 0:
         raise UserError("there is nothing to evaluate on: the dataset has no rows")
     began = time.perf_counter()
-    sampling = Sampling(max_new_tokens, temperature, top_p, batch_size, seed)
-    rewards, tokens = sample_rewards(model, tokenizer, dataset, reward_funcs, k, sampling, weights)
+    sampling = Sampling(
+        max_new_tokens,
+        temperature,
+        top_p,
+        batch_size,
+        seed,
+        template_options=template_options,
+        generation_options=generation_options,
+    )
+    rewards, ids = sample_rewards(
+        model, tokenizer, dataset, reward_funcs, k, sampling, weights, on_progress
+    )
     seconds = time.perf_counter() - began
-    summary: dict[str, Any] = summarise(rewards, k, seed) | {
-        "k": k,
+    lengths = np.array([len(row) for row in ids]).reshape(rewards.shape)
+    summary = _figures(rewards, lengths, k, seed) | {
         "temperature": temperature,
         "top_p": top_p,
-        "num_prompts": len(dataset),
-        "unscored": int(np.isnan(rewards).sum()),
-        "mean_length": tokens / rewards.size,
         "eval_s": round(seconds, 3),
     }
-    return EvalResult(rewards, tokens, seconds, summary)
+    names = list(dataset["eval_set"]) if "eval_set" in dataset.column_names else []
+    if len(set(names)) > 1:
+        summary["sets"] = {
+            name: _figures(rewards[rows], lengths[rows], k, seed)
+            for name in dict.fromkeys(names)
+            if len(rows := [i for i, other in enumerate(names) if other == name])
+        }
+    return EvalResult(rewards, ids, seconds, summary)
+
+
+def _figures(
+    rewards: NDArray[np.float64], lengths: NDArray[np.int64], k: int, seed: int
+) -> dict[str, Any]:
+    """What is known of completions of some prompts, both arrays of shape (prompts, k)."""
+    return summarise(rewards, k, seed) | {
+        "k": k,
+        "num_prompts": len(rewards),
+        "unscored": int(np.isnan(rewards).sum()),
+        "mean_length": float(lengths.mean()),
+    }
 
 
 def summarise(rewards: NDArray[np.float64], k: int, seed: int = 0) -> dict[str, float | None]:
@@ -143,11 +182,14 @@ def measure_signal_rate(
     batch_size: int = 256,
     seed: int = 0,
     weights: Sequence[float] | None = None,
+    template_options: Mapping[str, Any] | None = None,
+    generation_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Share of groups whose rewards differ when every prompt is rolled out once by `model`.
 
     Args:
         num_prompts: how many prompts to try, a seeded sample; null tries all.
+        template_options, generation_options: as for `evaluate`.
 
     Returns:
         `size` of the pool, `signal_rate`, its 95% `signal_rate_interval`, `group_size`,
@@ -157,7 +199,15 @@ def measure_signal_rate(
     if num_prompts is not None and num_prompts < size:
         chosen = np.random.default_rng(seed).choice(size, num_prompts, replace=False)
         dataset = dataset.select(np.sort(chosen))
-    sampling = Sampling(max_new_tokens, temperature, top_p, batch_size, seed)
+    sampling = Sampling(
+        max_new_tokens,
+        temperature,
+        top_p,
+        batch_size,
+        seed,
+        template_options=template_options,
+        generation_options=generation_options,
+    )
     rewards, _ = sample_rewards(
         model, tokenizer, dataset, reward_funcs, group_size, sampling, weights
     )

@@ -1,5 +1,6 @@
 """Whether a run fits this machine, told before its weights are loaded."""
 
+import heapq
 import logging
 import os
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 from dopr.policy.memory import MemorySettings
 from dopr.policy.memory_check import complaint, refuse_weights
+from dopr.policy.models import base_model, resolve_model
 from dopr.policy.shapes import NoShape, read_shape, this_device
 from dopr.runs.settings import TrainSettings
 
@@ -34,7 +36,7 @@ def check_memory(settings: TrainSettings, shape: tuple[int, int], prompts: Seque
         return
     device = this_device()
     try:
-        model = read_shape(settings.model, settings.trust_remote_code)
+        model = read_shape(base_model(settings.model), settings.trust_remote_code)
         longest = _longest(settings, prompts)
     except (NoShape, OSError, ValueError):
         return  # loading model and tokenizer will say what is wrong with them, if anything
@@ -84,10 +86,12 @@ def _longest(settings: TrainSettings, prompts: Sequence[Any]) -> int:
     """Tokens of the longest prompt, sought among those with most characters."""
     from transformers import AutoTokenizer
 
-    from dopr.policy.models import resolve_model
-    from dopr.policy.sampling import prompt_token_ids
+    from dopr.policy.prompts import prompt_token_ids
 
     code = settings.trust_remote_code
-    tokenizer = AutoTokenizer.from_pretrained(resolve_model(settings.model), trust_remote_code=code)
-    wordy = sorted(prompts, key=lambda prompt: -len(str(prompt)))[:_LONGEST]
-    return max(len(ids) for ids in prompt_token_ids(tokenizer, wordy))
+    model = resolve_model(base_model(settings.model))
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=code)
+    wordy = heapq.nlargest(_LONGEST, prompts, key=lambda prompt: len(str(prompt)))
+    ids = prompt_token_ids(tokenizer, wordy, settings.template_options)
+    longest = max(map(len, ids))
+    return min(longest, settings.max_prompt_length or longest)

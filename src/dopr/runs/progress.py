@@ -69,12 +69,28 @@ class Progress:
                 values.append(float(logs[name]))
         if self._first_share is None:
             self._first_share = self._goal.share(totals | {"steps": totals["steps"] - 1})
+        if self._is_due():
+            self._show(self.line(totals))
+
+    def counted(self, done: int, total: int) -> None:
+        """Show that so many of so many completions are done."""
+        if self._first_share is None:
+            self._first_share = 0.0
+        if not self._is_due():
+            return
+        text = f"{done:,} of {total:,} completions"
+        left = self._seconds_left(done / total) if done < total else None
+        note = "" if left is None else f" · {_duration(left)} left"
+        self._show((f"{self._label}: " if self._label else "") + text + note)
+
+    def _is_due(self) -> bool:
+        """Whether the line was last drawn long enough ago; if so, now counts as the last time."""
         now = time.monotonic()
         wait = _REDRAW_S if self._live else _PLAIN_S
         if self._quiet or now - self._shown < wait:
-            return
+            return False
         self._shown = now
-        self._show(self.line(totals))
+        return True
 
     def evaluated(self, row: dict[str, Any]) -> None:
         """Keep the last evaluation on the line."""

@@ -36,6 +36,7 @@ def open_run_dir(run_dir: Path, resume: bool) -> Path | None:
 
 
 def step_of(folder: Path) -> int:
+    """The step that a checkpoint was made at, by its folder's name."""
     return int(folder.name.rpartition("-")[2])
 
 

@@ -1,6 +1,7 @@
 """What `dopr train` knows: every setting of a run, and the checks that refuse what cannot be."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -63,7 +64,7 @@ def stands_for(default: Any, *names: str) -> Any:
     return field(default=default, metadata={"stands_for": names})
 
 
-def one_of(default: str, *choices: str) -> Any:
+def one_of(default: str | None, *choices: str) -> Any:
     """A setting of ours that knows these words."""
     return field(default=default, metadata={"choices": choices})
 
@@ -75,7 +76,9 @@ class TaskSettings:
     Args:
         model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
         dataset: a task or a list of tasks; `dopr tasks` lists them.
-        eval_dataset: held-out tasks to evaluate on, or null.
+        mixing: the shares of several training tasks, one number each, in any unit; as many prompts
+            of each are taken as the scarcest allows. Null takes all of them.
+        eval_dataset: held-out tasks to evaluate on, or null; several are also scored one by one.
         reward: `math`, `exact_match`, `format`, `gym`, `srl`, `rlpt`, `embedding:DIR` (a fitted
             reward model) or `path/to/file.py:name`; several may be given as a list and are added
             up.
@@ -89,6 +92,7 @@ class TaskSettings:
 
     model: str = "tiny-reasoner"
     dataset: str | list[str] | None = None
+    mixing: list[float] | None = None
     eval_dataset: str | list[str] | None = None
     reward: str | list[str] = "math"
     judge: str | None = None
@@ -129,8 +133,14 @@ class TrainSettings(MethodSettings, TaskSettings):
         columns: `{prompt: NAME, answer: NAME}` where the names are not recognised.
         chat: present prompts as chats.
         system_prompt: put before each prompt.
-        overlong_prompts: `error` or `drop` those that leave no room for a completion.
+        max_prompt_length: tokens a prompt may have; null bounds it by the model's context alone.
+        overlong_prompts: what is done with prompts that are longer, or leave no room for a
+            completion: `error`, `drop`, or `truncate` to keep the end of plain text.
         eval: see `EvalSettings`.
+        keep_best: `avg@k` or `pass@k`: the folder `best` holds the model that did best in it so
+            far; null keeps the last model alone.
+        early_stop_evals: end the run after so many evaluations in a row that did not better
+            `keep_best` (`avg@k` where that is null); null never does.
         save_every: steps between checkpoints; 0 saves only at the end.
         save_total_limit: checkpoints kept.
         completions_every: steps between tables of completions; 0 writes none.
@@ -172,8 +182,11 @@ class TrainSettings(MethodSettings, TaskSettings):
     columns: dict[str, str] | None = None
     chat: bool = False
     system_prompt: str | None = None
-    overlong_prompts: str = one_of("error", "drop", "error")
+    max_prompt_length: int | None = None
+    overlong_prompts: str = one_of("error", "drop", "error", "truncate")
     eval: EvalSettings = field(default_factory=EvalSettings)
+    keep_best: str | None = one_of(None, "avg@k", "pass@k")
+    early_stop_evals: int | None = None
     save_every: int = stands_for(50, "save_steps", "save_strategy")
     save_total_limit: int | None = passed(2)
     completions_every: int = stands_for(10, "log_completions")
@@ -231,6 +244,8 @@ class TrainSettings(MethodSettings, TaskSettings):
             1,
             "num_iterations",
             "max_completion_length",
+            "max_prompt_length",
+            "early_stop_evals",
             "limit",
             "save_total_limit",
             "threads",
@@ -243,6 +258,7 @@ class TrainSettings(MethodSettings, TaskSettings):
         if self.learning_rate <= 0 or self.temperature <= 0:
             raise UserError("learning_rate and temperature must be above 0")
         self.eval.check()
+        self._check_best()
         check_method(self)
         self._check_trl()
         self._check_objective()
@@ -259,6 +275,16 @@ class TrainSettings(MethodSettings, TaskSettings):
         names = {f.name for f in dataclasses.fields(MethodSettings)} - {"objective"}
         names |= {f.name for f in dataclasses.fields(self) if f.metadata.get("passed")}
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def template_options(self) -> dict[str, Any] | None:
+        """What the chat template reads besides the messages: TRL's `chat_template_kwargs`."""
+        return _mapping_of(self.trl, "chat_template_kwargs")
+
+    @property
+    def generation_options(self) -> dict[str, Any] | None:
+        """TRL's `generation_kwargs`."""
+        return _mapping_of(self.trl, "generation_kwargs")
 
     @property
     def limits(self) -> dict[str, float | None]:
@@ -283,6 +309,15 @@ class TrainSettings(MethodSettings, TaskSettings):
         own = {"loss_type": self.loss_type, "scale_rewards": self.scale_rewards}
         return departures(self.objective, self.trl | own)
 
+    def _check_best(self) -> None:
+        regular = self.eval.every_rollouts is not None or self.eval.every_steps is not None
+        for name in ("keep_best", "early_stop_evals"):
+            if getattr(self, name) is not None and not (self.eval_dataset and regular):
+                raise UserError(
+                    f"{name} goes by evaluations during the run; give eval_dataset, and "
+                    "eval.every_rollouts or eval.every_steps"
+                )
+
     def _check_objective(self) -> None:
         _ = self.objective_departures  # refuses what contradicts itself
         decays = self.ibro_coefficient and self.ibro_schedule != "constant"
@@ -293,6 +328,7 @@ class TrainSettings(MethodSettings, TaskSettings):
             )
 
     def _check_trl(self) -> None:
+        _ = self.template_options, self.generation_options  # refuses what is no mapping
         specs = dataclasses.fields(self)
         own = {f.name: f.name for f in specs if f.name not in ("trl", "eval")}
         own |= {other: f.name for f in specs for other in f.metadata.get("stands_for", ())}
@@ -306,3 +342,16 @@ class TrainSettings(MethodSettings, TaskSettings):
             for key in self.trl:
                 if key not in known:
                     raise unknown_name("TRL setting", f"trl.{key}", [f"trl.{k}" for k in known])
+
+
+def _mapping_of(trl: dict[str, Any], name: str) -> dict[str, Any] | None:
+    """One of TRL's settings that are mappings, which may be given as JSON."""
+    value = trl.get(name)
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError:
+            value = trl[name]
+    if value is not None and not isinstance(value, dict):
+        raise UserError(f"trl.{name} must be a mapping of options, not {value!r}")
+    return value

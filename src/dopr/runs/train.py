@@ -9,37 +9,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback, set_seed
 
 from dopr.core.configuration import to_mapping, to_yaml
 from dopr.core.errors import UserError
 from dopr.core.files import write_atomically
 from dopr.core.json_lines import read_lines
-from dopr.core.preparation import Sizes, prepare
 from dopr.engines.trl import checkpoints
 from dopr.engines.trl.config import DoPRConfig
 from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, naming_a_lost_process
 from dopr.engines.trl.setup import check_engine, check_saving
 from dopr.engines.trl.trainer import DoPRTrainer
-from dopr.policy.embedder import embedding_reward
-from dopr.policy.models import best_device, load_model, lora_config, within_context
-from dopr.rewards import load_reward
+from dopr.policy.models import best_device, lora_config
 from dopr.rewards.noisy import flip_verdicts
+from dopr.runs.best import has_stopped_improving
 from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
 from dopr.runs.evaluation import evaluate
-from dopr.runs.memory import check_memory
+from dopr.runs.materials import Materials, batch_shape, load_materials
 from dopr.runs.progress import Goal, Progress
 from dopr.runs.run_dir import DONE_FILE, is_disk_error, open_run_dir, rewind, step_of
 from dopr.runs.settings import TrainSettings
 from dopr.runs.watching import AlarmCallback
-from dopr.strategies import make_strategy
-from dopr.tasks import load_task
 
 logger = logging.getLogger(__name__)
 
 _NO_END = 10**9  # steps, where tokens or seconds end the run
-_MOST_ROWS = 128  # rollouts in one forward pass of the update where nothing is said
 
 
 @dataclass
@@ -51,7 +45,9 @@ class TrainResult:
         steps, rollouts, generated_tokens: totals.
         training_seconds: evaluation and saving left out.
         informative_groups, groups: how many groups had reward variance, of how many.
-        finished: the budget is spent; False when it was stopped.
+        finished: the budget is spent, or evaluations had stopped getting better; False when it was
+            stopped.
+        stopped_early: evaluations had stopped getting better.
         signal: number of the signal that stopped it.
         resumed_from: the checkpoint's step, or None.
         evals: the lines of eval.jsonl.
@@ -65,20 +61,10 @@ class TrainResult:
     informative_groups: int = 0
     groups: int = 0
     finished: bool = True
+    stopped_early: bool = False
     signal: int | None = None
     resumed_from: int | None = None
     evals: list[dict[str, Any]] = field(default_factory=list)
-
-
-@dataclass
-class Materials:
-    """What a run is made of, loaded once."""
-
-    model: Any
-    tokenizer: Any
-    dataset: Dataset
-    eval_dataset: Dataset | None
-    rewards: list[Callable[..., Any]]
 
 
 def train(
@@ -131,7 +117,9 @@ def train(
                     trainer.train(resume_from_checkpoint=str(found) if found else None)
                 result = _result(run_dir, trainer, step_of(found) if found else None)
                 result.signal = interrupt.received
-                result.finished = result.signal is None or settings.is_spent(asdict(result))
+                spent = settings.is_spent(asdict(result))
+                result.stopped_early = not spent and _has_stopped_improving(settings)
+                result.finished = result.signal is None or spent or result.stopped_early
                 _finish(result, trainer, materials)
     finally:
         progress.close()
@@ -153,93 +141,31 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
     if not file.is_file():
         return None
     done = json.loads(file.read_text())
-    if not settings.is_spent(done):
+    spent = settings.is_spent(done)
+    stopped = not spent and _has_stopped_improving(settings)
+    if not (spent or stopped):
         return None
     known = {
         key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
     }
-    return TrainResult(run_dir, **known, evals=read_lines(run_dir / "eval.jsonl"))
+    evals = read_lines(run_dir / "eval.jsonl")
+    return TrainResult(run_dir, **known, stopped_early=stopped, evals=evals)
+
+
+def _has_stopped_improving(settings: TrainSettings) -> bool:
+    evals = read_lines(Path(settings.output_dir) / "eval.jsonl")
+    return has_stopped_improving(evals, settings.keep_best, settings.early_stop_evals)
 
 
 def _nothing_is_left(found: Path, settings: TrainSettings) -> bool:
     """Whether the run was stopped between its last step and its end."""
     state = checkpoints.load_state(found)
     totals = state["spent"] | {key: state[key] for key in ("training_seconds",)}
-    return settings.is_spent(totals | {"steps": step_of(found)})
+    spent = settings.is_spent(totals | {"steps": step_of(found)})
+    return spent or _has_stopped_improving(settings)
 
 
-# -- what a run is made of -------------------------------------------------------------------
-
-
-def load_materials(settings: TrainSettings) -> Materials:
-    """Model, tokenizer, prompts and rewards.
-
-    Raises:
-        UserError: one of them does not exist or does not fit.
-    """
-    names = [settings.reward] if isinstance(settings.reward, str) else settings.reward
-    rewards = [
-        load_reward(
-            name,
-            embedding=embedding_reward,
-            timeout_s=settings.reward_timeout_s,
-            judge=settings.judge,
-        )
-        for name in names
-    ]
-    if settings.reward_weights is not None and len(settings.reward_weights) != len(rewards):
-        raise UserError(
-            f"reward_weights has {len(settings.reward_weights)} numbers for {len(rewards)} rewards"
-        )
-    assert settings.dataset is not None  # checked
-    dataset = load_task(
-        settings.dataset, split=settings.split, limit=settings.limit, **_presentation(settings)
-    )
-    eval_dataset = None
-    if settings.eval_dataset:
-        eval_dataset = load_task(
-            settings.eval_dataset,
-            split=settings.eval_split,
-            limit=settings.eval.num_prompts,
-            **_presentation(settings),
-        )
-    check_memory(settings, batch_shape(settings), dataset["prompt"])
-    model, tokenizer = load_model(
-        settings.model, dtype=settings.dtype, trust_remote_code=settings.trust_remote_code
-    )
-    limit, overlong = settings.max_completion_length, settings.overlong_prompts
-    dataset = within_context(dataset, model, tokenizer, limit, overlong)
-    if eval_dataset is not None:
-        eval_dataset = within_context(eval_dataset, model, tokenizer, limit, overlong)
-    return Materials(model, tokenizer, dataset, eval_dataset, rewards)
-
-
-def _presentation(settings: TrainSettings) -> dict[str, Any]:
-    return {
-        "columns": settings.columns,
-        "chat": settings.chat,
-        "system_prompt": settings.system_prompt,
-        "seed": settings.data_seed,
-    }
-
-
-def batch_shape(settings: TrainSettings) -> tuple[int, int]:
-    """Rollouts in a forward pass and passes in an update; what is not set fits the strategy."""
-    options = {"num_generations": settings.num_generations} | settings.strategy_args
-    strategy = make_strategy(settings.strategy, **options)
-    ready = prepare(strategy, Sizes(prompts_per_step=strategy.usual_prompts))
-    prompts = getattr(ready, "prompts_per_step", 1)
-    rows = prompts * settings.num_generations
-    batch, passes = settings.batch_size, settings.gradient_accumulation_steps
-    if batch is None:
-        parts = passes or -(-rows // _MOST_ROWS)
-        batch = -(-rows // parts)
-    if passes is None:
-        passes = max(1, -(-rows // batch))
-    # TRL wants whole groups in a batch.
-    while (batch * passes) % settings.num_generations:
-        batch += 1
-    return batch, passes
+# -- the trainer -------------------------------------------------------------------
 
 
 def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
@@ -326,6 +252,8 @@ def _evaluator(
             batch_size=how.batch_size,
             seed=how.seed,
             weights=settings.reward_weights,
+            template_options=settings.template_options,
+            generation_options=settings.generation_options,
         ).summary
 
     return run

@@ -3,14 +3,17 @@
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dopr.core.errors import UserError, unknown_name
 from dopr.tasks.columns import Row, make_mapper, to_json
 from dopr.tasks.gym import gym_rows, list_families
+from dopr.tasks.messages import Prompt
 from dopr.tasks.rlpt import rlpt_rows
 from dopr.tasks.sources import read_source
 from dopr.tasks.srl import srl_rows
+from dopr.tasks.table import as_dataset
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,6 +44,8 @@ def load_task(
     chat: bool = False,
     system_prompt: str | None = None,
     seed: int = 0,
+    shares: Sequence[float] | None = None,
+    name_sources: bool = False,
 ) -> "Dataset":
     """Load one source of prompts, or several as one.
 
@@ -51,35 +56,46 @@ def load_task(
             list of these.
         split: which split, where a source has several. reasoning-gym families draw other items for
             "train" than for any other name.
-        limit: keep at most so many rows: the first ones, shared evenly among several sources.
+        limit: read and keep at most so many rows: the first ones, shared evenly among several
+            sources.
         columns: `{"prompt": NAME, "answer": NAME}` where the names are not recognised.
         chat: make each prompt a list of one user message; a prompt that is a chat stays one either
             way (and where some prompts are chats, all become chats).
         system_prompt: put before each prompt: as a system message in a chat, else as a paragraph.
         seed: of reasoning-gym sources that name none; different seeds draw different items.
+        shares: how the rows are mixed, one number a source, in any unit: the first rows of each
+            are taken, as many as the scarcest allows. None takes all of them.
+        name_sources: add a column `eval_set` that holds the source of each row, as it is named.
 
     Returns:
         A dataset with the text columns `id`, `answer`, `data_source` and `extra_info` (JSON), and
-        `prompt`, a text or a list of `{"role", "content"}`. `id` is the row's own, else a hash of
-        its prompt and answer. Rows with the same prompt and answer are merged, with a warning.
+        `prompt`, a text or a list of `{"role", "content"}` (with tool calls where there are any).
+        `id` is the row's own, else a hash of its prompt and answer; where several answers are
+        accepted, `answer` is a list. The other columns of files, folders and functions follow under
+        their own names, so that a reward reads them as TRL would hand them over. Rows with the same
+        prompt and answer are merged, with a warning.
 
     Raises:
-        UserError: a source that is missing, unreadable or empty, a column that is missing, or a row
-            without prompt or answer.
+        UserError: a source that is missing, unreadable or empty, a column that is missing, a row
+            without prompt or answer or with a picture, or shares that are not one a source.
     """
     named = [source] if isinstance(source, str) else list(source)
     if not named:
         raise UserError("no dataset is named; give at least one")
-    sources = [url for name in named for url in _expand(name)]
-    parts = [_load_rows(one, split, limit, columns, seed) for one in sources]
-    rows = _take(parts, limit)
-    rows = _merge_duplicates(rows, " + ".join(sources))
+    _check_shares(shares, named)
+    parts = []
+    for name in named:
+        inner = [_load_rows(url, split, limit, columns, seed) for url in _expand(name)]
+        rows = _take(inner, limit)
+        parts.append([row | {"eval_set": name} for row in rows] if name_sources else rows)
+    rows = _take(parts, limit) if shares is None else _mix(parts, shares, limit)
+    rows = _merge_duplicates(rows, " + ".join(named))
     _assign_ids(rows)
     chat = chat or any(not isinstance(row["prompt"], str) for row in rows)
     for row in rows:
         row["prompt"] = _present(row["prompt"], chat, system_prompt)
         row["extra_info"] = to_json(row["extra_info"])
-    return _as_dataset(rows, chat)
+    return as_dataset(rows, chat)
 
 
 def list_tasks() -> list[dict[str, Any]]:
@@ -92,10 +108,10 @@ def list_tasks() -> list[dict[str, Any]]:
     return kinds + list_families()
 
 
-def content_id(prompt: str | list[dict[str, str]], answer: str) -> str:
+def content_id(prompt: Prompt, answer: str | list[str]) -> str:
     """16 hexadecimal digits that depend on prompt and answer alone."""
-    text = prompt if isinstance(prompt, str) else to_json(prompt)
-    return hashlib.sha256(f"{text}\0{answer}".encode()).hexdigest()[:16]
+    text, reference = (v if isinstance(v, str) else to_json(v) for v in (prompt, answer))
+    return hashlib.sha256(f"{text}\0{reference}".encode()).hexdigest()[:16]
 
 
 def _expand(source: str) -> list[str]:
@@ -122,14 +138,14 @@ def _load_rows(
     elif source.startswith("rlpt:"):
         rows = rlpt_rows(source, limit=limit)
     else:
-        raw, label = read_source(source, split)
+        raw, label = read_source(source, split, limit)
         # Names come from every row: a JSONL file's first row may lack an optional one.
         names = list(dict.fromkeys(name for row in raw for name in row))
         if not raw:
             raise UserError(f"{source!r} has no rows")
         mapper = make_mapper(names, columns, source, label)
         blank = dict.fromkeys(names)
-        rows = [mapper({**blank, **row}, number) for number, row in enumerate(raw[:limit])]
+        rows = [mapper({**blank, **row}, number) for number, row in enumerate(raw)]
     if not rows:
         raise UserError(f"{source!r} has no rows")
     return rows
@@ -147,6 +163,29 @@ def _take(parts: list[list[Row]], limit: int | None) -> list[Row]:
                 quotas[i] += 1
                 room -= 1
     return [row for part, quota in zip(parts, quotas, strict=True) for row in part[:quota]]
+
+
+def _check_shares(shares: Sequence[float] | None, named: list[str]) -> None:
+    if shares is None:
+        return
+    if len(shares) != len(named):
+        raise UserError(f"mixing has {len(shares)} shares for {len(named)} datasets; give each one")
+    if not all(share > 0 for share in shares):
+        raise UserError("the shares of mixing must be above 0; leave a dataset out instead")
+
+
+def _mix(parts: list[list[Row]], shares: Sequence[float], limit: int | None) -> list[Row]:
+    """The first rows of each part in these shares, as many as the scarcest part allows."""
+    whole = min(len(part) / share for part, share in zip(parts, shares, strict=True))
+    if limit is not None:
+        whole = min(whole, limit / sum(shares))
+    # A hair more: 0.3 / 0.1 must not lose a row to rounding.
+    counts = [int(whole * share * (1 + 1e-12)) for share in shares]
+    if not all(counts):
+        raise UserError(
+            "mixing leaves no row of one of the datasets; raise its share, limit or its rows"
+        )
+    return [row for part, count in zip(parts, counts, strict=True) for row in part[:count]]
 
 
 def _merge_duplicates(rows: list[Row], source: str) -> list[Row]:
@@ -171,9 +210,7 @@ def _assign_ids(rows: list[Row]) -> None:
             row["id"] = better(row)
 
 
-def _present(
-    prompt: str | list[dict[str, str]], chat: bool, system_prompt: str | None
-) -> str | list[dict[str, str]]:
+def _present(prompt: Prompt, chat: bool, system_prompt: str | None) -> Prompt:
     if isinstance(prompt, str):
         if not chat:
             return f"{system_prompt}\n\n{prompt}" if system_prompt else prompt
@@ -181,20 +218,3 @@ def _present(
     if system_prompt and prompt[0]["role"] != "system":
         return [{"role": "system", "content": system_prompt}, *prompt]
     return prompt
-
-
-def _as_dataset(rows: list[Row], chat: bool) -> "Dataset":
-    from datasets import Dataset, Features, List, Value
-
-    text = Value("string")
-    features = Features(
-        {
-            "id": text,
-            "prompt": List({"role": text, "content": text}) if chat else text,
-            "answer": text,
-            "data_source": text,
-            "extra_info": text,
-        }
-    )
-    table = {name: [row[name] for row in rows] for name in features}
-    return Dataset.from_dict(table, features=features)

@@ -7,11 +7,13 @@ Known are the columns of TRL (`prompt`, `solution`, `ground_truth`), verl (`rewa
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dopr.core.errors import UserError, unknown_name
-from dopr.rewards.extract import boxed, hashes
+from dopr.rewards.extract import boxed
+from dopr.tasks.messages import read_prompt, refuse_pictures
 
 # In order of preference: the first that a dataset has is taken.
 PROMPTS = ("prompt", "question", "problem", "query", "instruction", "input")
@@ -25,6 +27,14 @@ ANSWERS = (
     "output",
 )
 _NOT_INFO = ("id", "data_source", "extra_info", "metadata", "reward_model")
+# What a task's rows hold themselves, and what TRL hands to a reward under these names.
+_TAKEN = (
+    *("id", "prompt", "answer", "data_source", "extra_info", "prompts", "completion"),
+    *("completions", "completion_ids", "trainer_state", "environment", "environments"),
+    *("log_metric", "log_extra", "image", "images", "dopr_row", "eval_set"),
+)
+_MARK = "####"  # GSM8K's, before the final answer
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 
 Row = dict[str, Any]
 
@@ -32,7 +42,8 @@ Row = dict[str, Any]
 def make_mapper(
     names: Sequence[str], columns: dict[str, str] | None, source: str, label: str
 ) -> Callable[[Row, int], Row]:
-    """A function from a row and its number to `id` (or None), prompt, answer, source and info.
+    """A function from a row and its number to `id` (or None), prompt, answer, source, info and the
+    row's other columns as they are.
 
     Args:
         names: the dataset's column names.
@@ -64,8 +75,9 @@ def make_mapper(
 
     def map_row(row: Row, number: int) -> Row:
         where = f"{source!r}, row {number + 1}"
-        prompt = _prompt(row[prompt_column], where)
-        if with_context and row["context"]:
+        refuse_pictures(row, where)
+        prompt = read_prompt(row[prompt_column], where)
+        if with_context and row["context"] and isinstance(prompt, str):
             prompt = f"{row['context']}\n\n{prompt}"
         metadata = _info(row.get("metadata"))
         truth = None if answer_column else _info(row["reward_model"]).get("ground_truth")
@@ -82,30 +94,55 @@ def make_mapper(
             "answer": answer,
             "data_source": row.get("data_source") or (f"gym:{family}" if family else label),
             "extra_info": {**extra, **_info(row.get("extra_info")), **metadata},
+            "columns": {key: value for key, value in row.items() if key not in _TAKEN},
         }
 
     return map_row
 
 
-def answer_text(value: Any) -> str:
-    r"""A reference as text: the part after `####`, else the last `\boxed{}`, else all of it.
+def answer_text(value: Any) -> str | list[str]:
+    r"""A reference as text: what GSM8K's `####` marks, else the last `\boxed{}`, else all of it.
 
-    Commas between thousands are dropped after `####`; 27.0 becomes 27; a list is joined by commas.
+    The mark counts on the last line, or where it is the only one (other lines that begin with it
+    are headings of a worked solution). After it commas between thousands are dropped, those of a
+    list (`2, 3`) or a point are not. 27.0 becomes 27.
+
+    Returns:
+        The text, empty where there is none. A list of one is that one; several are answers of which
+        any is accepted, and stay a list.
     """
+    if hasattr(value, "tolist"):  # NumPy's, from a function of the user's own
+        value = value.tolist()
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, list | tuple):
-        return ", ".join(answer_text(item) for item in value)
+        texts = [text if isinstance(text := answer_text(v), str) else to_json(v) for v in value]
+        accepted = list(dict.fromkeys(filter(None, texts)))
+        return accepted if len(accepted) > 1 else "".join(accepted)
     if isinstance(value, dict):
         return to_json(value)
     text = str(value).strip()
-    final = hashes(text)
-    if final is not None:
-        return final.replace(",", "").lstrip("$").strip()
-    last = boxed(text)
+    marked = _after_mark(text)
+    last = boxed(text) if marked is None else None
+    if marked is None and last is None and text.count(_MARK) == 1:
+        marked = text.partition(_MARK)[2].partition("\n")[0].strip()
+    if marked:
+        return marked if any(c in marked for c in "([{") else without_thousands(marked)
     return text if last is None else last
+
+
+def _after_mark(text: str) -> str | None:
+    """What follows `####` on the last line of a text; None where nothing does."""
+    last = text.rstrip().rpartition("\n")[2]
+    return last.rpartition(_MARK)[2].strip() or None if _MARK in last else None
+
+
+def without_thousands(text: str) -> str:
+    """Commas between thousands and a leading dollar sign taken away: `$1,000` becomes `1000`."""
+    bare = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
+    return bare.removeprefix("\\").removeprefix("$").strip()
 
 
 def to_json(value: Any) -> str:
@@ -137,16 +174,3 @@ def _info(value: Any) -> dict[str, Any]:
     if isinstance(value, dict):
         return value
     return {} if value in (None, "") else {"info": value}
-
-
-def _prompt(value: Any, where: str) -> str | list[dict[str, str]]:
-    if isinstance(value, str):
-        if value.strip():
-            return value
-    elif isinstance(value, list | tuple) and value:
-        if not all(isinstance(m, dict) and {"role", "content"} <= set(m) for m in value):
-            raise UserError(f"{where}: a prompt is a text or a list of role and content")
-        messages = [{"role": str(m["role"]), "content": str(m["content"] or "")} for m in value]
-        if any(message["content"].strip() for message in messages):
-            return messages
-    raise UserError(f"{where} has an empty prompt; remove the row or name another column")

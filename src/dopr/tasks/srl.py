@@ -88,7 +88,8 @@ def srl_rows(
     one_of("wording of srl:", options.wording, tuple(_INSTRUCTIONS))
     one_of("ratio of srl:", options.ratio, RATIOS)
     one_of("short of srl:", options.short, ("drop", "error"))
-    raw, label = read_source(name, split)
+    # Every row gives an instance at least, unless short ones are left out.
+    raw, label = read_source(name, split, limit if options.short == "error" else None)
     if not raw:
         raise UserError(f"{source!r} has no rows")
     names = list(dict.fromkeys(column for row in raw for column in row))

@@ -1,4 +1,4 @@
-"""What DoPRTrainer changes about TRL's data loader and about resuming.
+"""The part of DoPRTrainer that holds the rows to choose among, and what the loader and resuming do.
 
 Where a strategy goes by the loader's own order (uniform choice without options), the loader's rows
 carry their number in a column of ours. It is taken out before anyone sees a row.
@@ -13,8 +13,10 @@ from trl import GRPOTrainer
 
 from dopr.core.driver import Driver
 from dopr.core.errors import UserError
+from dopr.engines.prompt_pool import prompt_names
 from dopr.engines.trl import checkpoints
-from dopr.engines.trl.setup import ROW, loader_rows, take_row_numbers
+from dopr.engines.trl.setup import ROW, loader_rows, prompt_stream, take_row_numbers
+from dopr.engines.trl.streaming import Window
 
 
 class LoadingTrainer(GRPOTrainer):
@@ -22,14 +24,36 @@ class LoadingTrainer(GRPOTrainer):
 
     Attributes:
         driver: the running strategy.
+        prompt_names: the id of each prompt of the pool, in the order of the ledger's rows.
         offered: row numbers of the batch that the loader gave last, one a row of this process.
     """
 
     args: Any
     model: Any
     driver: Driver
-    _signature_columns: Any
+    prompt_names: list[str]
     offered: list[int]
+    _signature_columns: Any
+    _pool: Dataset
+    _window: Window | None
+
+    def _take_pool(self, rows: Dataset) -> None:
+        """Choose among these rows from now on."""
+        self.prompt_names = prompt_names(rows)
+        if self.args.remove_unused_columns:  # rewards see what is left, as in TRL
+            rows = self._remove_unused_columns(rows, "training")
+        self._pool = rows
+
+    def _renew_window(self) -> None:
+        """Of a streaming dataset, take the next rows once all of those held were offered."""
+        window = self._window
+        if window is not None and not window.whole and self.driver.stream.offered_all:
+            window.refill()
+            self._take_window(window)
+
+    def _take_window(self, window: Window) -> None:
+        self._take_pool(window.rows)
+        self.driver.change_pool(prompt_stream(window.rows, self.args, window.number))
 
     def get_train_dataloader(self) -> Any:
         usual = self.train_dataset

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dopr.core.errors import UserError, unknown_name
+from dopr.engines.trl.versions import known_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,17 +92,19 @@ OBJECTIVES: dict[str, Objective] = {
         "token-level REINFORCE, corrected for the inference engine, stopped outside the clip",
         "MiniRL, arXiv 2512.01374",
         "V",
-        {
-            "loss_type": "dr_grpo",
-            "scale_rewards": "none",
-            "importance_sampling_level": "token",
-            "epsilon": 0.2,
-            "epsilon_high": 0.27,
-            "vllm_importance_sampling_correction": True,
-            "vllm_importance_sampling_mode": "token_truncate",
-            "vllm_importance_sampling_clip_max": 5.0,
-            "vllm_importance_sampling_clip_min": None,
-        },
+        known_settings(
+            {
+                "loss_type": "dr_grpo",
+                "scale_rewards": "none",
+                "importance_sampling_level": "token",
+                "epsilon": 0.2,
+                "epsilon_high": 0.27,
+                "vllm_importance_sampling_correction": True,
+                "vllm_importance_sampling_mode": "token_truncate",
+                "vllm_importance_sampling_clip_max": 5.0,
+                "vllm_importance_sampling_clip_min": None,
+            }
+        ),
     ),
     "ibro": Objective(
         "dapo plus the advantage-weighted token entropy",

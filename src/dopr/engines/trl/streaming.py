@@ -63,6 +63,7 @@ class Window:
         return self.rows
 
     def state_dict(self) -> dict[str, int]:
+        """Where the window stands in the stream."""
         return {"number": self.number, "read": self._read, "held": len(self.rows)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:

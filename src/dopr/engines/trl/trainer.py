@@ -1,9 +1,12 @@
 """DoPRTrainer: TRL's GRPOTrainer with a strategy choosing what to roll out.
 
-This file is the only one that touches TRL's private methods. It wraps them by `super()` and copies
-none; tests/test_trl_contract.py fails when one of them moves. The core loop is
-`_generate_and_score_completions`: the driver runs the strategy, `_roll_out` turns each round of
-requests into groups by TRL's own generation and scoring, and `_assemble` makes the training batch.
+TRL's private methods are wrapped by `super()` and none is copied, here and in the classes that this
+one is made of: `loading` (the rows to choose among, resuming), `saving` and `losses`.
+tests/test_trl_names.py and tests/test_trl_contract.py fail when one of the methods moves.
+
+The core loop is `_generate_and_score_completions`: the driver runs the strategy, `_roll_out` turns
+each round of requests into groups by TRL's own generation and scoring, and `_assemble` makes the
+training batch.
 """
 
 from __future__ import annotations
@@ -17,25 +20,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from accelerate.utils import DistributedType, gather_object
-from datasets import Dataset, IterableDataset
+from datasets import IterableDataset
 from numpy.typing import NDArray
-from transformers import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
 
 from dopr.core.advantages import compute_advantages
 from dopr.core.driver import StepOutcome
 from dopr.core.stream import OfferedStream
 from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
-from dopr.engines.prompt_pool import prompt_names, row_name
-from dopr.engines.trl import checkpoints, pictures, rollout_tensors
+from dopr.engines.prompt_pool import row_name
+from dopr.engines.trl import pictures, rollout_tensors, versions
 from dopr.engines.trl.completion_table import clear_table, correct_advantages
-from dopr.engines.trl.extra_terms import bonus_coefficient, reweighted
-from dopr.engines.trl.loading import LoadingTrainer
+from dopr.engines.trl.losses import LossTrainer
 from dopr.engines.trl.micro_batches import (
     cut_micro_batches,
     loss_mask,
-    shape_blank_advantages,
     whole_batch,
 )
 from dopr.engines.trl.multi_objective import (
@@ -43,28 +42,25 @@ from dopr.engines.trl.multi_objective import (
     check_aggregation,
     normalize_then_sum,
 )
-from dopr.engines.trl.objectives import ibro_term, ibro_weight
 from dopr.engines.trl.processes import check_same_choice, own_share
 from dopr.engines.trl.rounds import (
     Round,
     check_fresh,
     is_plain_batch,
     make_groups,
-    pack_handle,
     trl_advantages_hold,
-    unpack_handle,
 )
-from dopr.engines.trl.schedule import run_over_rollouts, share_over
+from dopr.engines.trl.saving import SavingTrainer
+from dopr.engines.trl.schedule import run_over_rollouts
 from dopr.engines.trl.selection import Selection
 from dopr.engines.trl.setup import (
     check_engine,
     check_pool,
     loader_order,
     make_driver,
-    prompt_stream,
 )
 from dopr.engines.trl.streaming import Window
-from dopr.policy.entropies import EntropyTotals, entropy_rows, mean_entropies
+from dopr.policy.entropies import EntropyTotals, mean_entropies
 from dopr.policy.final_answers import final_answers
 from dopr.policy.generation import faster_generation
 from dopr.policy.measuring import measure
@@ -72,7 +68,6 @@ from dopr.policy.sampling import Sampling, weighted_total
 from dopr.strategies import Group, Measure, Request, Strategy
 
 if TYPE_CHECKING:
-    from datasets import Dataset
     from peft import PeftConfig
     from transformers import BitsAndBytesConfig, TrainerCallback
     from trl import GRPOConfig
@@ -83,7 +78,7 @@ if TYPE_CHECKING:
 _SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
-class DoPRTrainer(LoadingTrainer):
+class DoPRTrainer(SavingTrainer, LossTrainer):
     """A drop-in for GRPOTrainer that chooses prompts before paying for their rollouts.
 
     Args:
@@ -105,7 +100,6 @@ class DoPRTrainer(LoadingTrainer):
     # TRL and transformers declare these more loosely than they use them.
     _buffered_inputs: Any
     _logs: Any
-    checkpoint_dir: Path | None = None
 
     def __init__(
         self,
@@ -146,10 +140,16 @@ class DoPRTrainer(LoadingTrainer):
         self._settings = Selection.of(args)
         aggregation = getattr(args, "multi_objective_aggregation", "sum_then_normalize")
         check_aggregation(aggregation, self._settings.advantage_estimator)
+        versions.check_entropies(
+            self._settings.ibro_coefficient,
+            self._settings.advantage_estimator,
+            getattr(args, "use_liger_kernel", False),
+        )
         self.training_seconds = 0.0
         # Only what is given: not every version of TRL knows all of them.
         given = {name: value for name, value in everything.items() if value is not None}
         super().__init__(model, **given)
+        versions.add_missing_attributes(self)
         self._window: Window | None = None
         if isinstance(self.train_dataset, IterableDataset):
             self._window = Window(self.train_dataset, self._settings.stream_window)
@@ -173,27 +173,7 @@ class DoPRTrainer(LoadingTrainer):
         self._round_names: list[str] | None = None
         self._round_answers: list[str] | None = None
         self._own_tokens: list[int] = []
-        self._entropies: torch.Tensor | None = None
-        self._aux_loss: torch.Tensor | None = None
         self._entropy_totals = EntropyTotals()
-        self._loss_inputs: dict[str, Any] | None = None
-
-    def _take_pool(self, rows: Dataset) -> None:
-        """Choose among these rows from now on."""
-        self.prompt_names = prompt_names(rows)
-        if self.args.remove_unused_columns:  # rewards see what is left, as in TRL
-            rows = self._remove_unused_columns(rows, "training")
-        self._pool = rows
-
-    def _renew_window(self) -> None:
-        """Of a streaming dataset, take the next rows once all of those held were offered."""
-        window = self._window
-        if window is not None and not window.whole and self.driver.stream.offered_all:
-            self._take_window(window, window.refill())
-
-    def _take_window(self, window: Window, rows: Dataset) -> None:
-        self._take_pool(rows)
-        self.driver.change_pool(prompt_stream(rows, self.args, window.number))
 
     # -- the step ---------------------------------------------------------------------------
 
@@ -231,7 +211,8 @@ class DoPRTrainer(LoadingTrainer):
         assert self._single_rewards is not None
         entropies, answers = self._read_rollouts(batch), self._round_answers
         batch = split_pixel_values_by_grid(batch)
-        done = Round(batch, local, self._single_rewards, regular)
+        holds = regular and not self._miscounts(self._round_rewards)
+        done = Round(batch, local, self._single_rewards, holds)
         if self.driver.strategy.replays and processes > 1:
             everyones = rollout_tensors.share(batch, self.accelerator, self._tokenizer.pad_token_id)
             done = Round(everyones, local * processes, self._single_rewards, False, shared=True)
@@ -249,6 +230,13 @@ class DoPRTrainer(LoadingTrainer):
             self._metrics["train"]["frac_reward_zero_std"][-1] = float(np.mean(blank))
         return groups
 
+    def _miscounts(self, rewards: NDArray[np.float64]) -> bool:
+        """Whether this TRL's own advantages are wrong for a round because of rollouts that no
+        function could score. The loader's order promises TRL's own result, so it keeps them.
+        """
+        exact = isinstance(self.driver.stream, OfferedStream)
+        return versions.UNSCORED_COUNTS_AS_ZERO and not exact and bool(np.isnan(rewards).any())
+
     def _read_rollouts(self, batch: dict[str, Any]) -> NDArray[np.float64] | None:
         """Keep the log-probabilities of rollouts that may be trained on later, for the importance
         ratio; and give each rollout's mean token entropy where the strategy reads it, shape (n,).
@@ -257,7 +245,7 @@ class DoPRTrainer(LoadingTrainer):
         if not (strategy.replays or strategy.reads_entropies):
             return None
         with torch.no_grad():
-            logps, entropies, _ = super()._get_per_token_logps_and_entropies(
+            result = super()._get_per_token_logps_and_entropies(
                 self.model,
                 torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
                 torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
@@ -266,6 +254,7 @@ class DoPRTrainer(LoadingTrainer):
                 compute_entropy=True,
                 **pictures.forward_fields(batch),
             )
+        logps, entropies, _ = versions.per_token(result)
         if strategy.replays:
             batch.setdefault("old_per_token_logps", logps)
         means = mean_entropies(entropies, loss_mask(batch))
@@ -297,6 +286,8 @@ class DoPRTrainer(LoadingTrainer):
             self.temperature,
             self.top_p,
             seed=self.args.seed + 7919 * self.driver.ledger.step,
+            template_options=self.args.chat_template_kwargs,
+            generation_options=self.args.generation_kwargs,
         )
         return measure(
             asked,
@@ -385,55 +376,7 @@ class DoPRTrainer(LoadingTrainer):
         self._buffered_inputs, self._micro_batches = self._micro_batches, None
         return self._buffered_inputs[self._step % self.args.steps_per_generation]
 
-    # -- loss and entropy -------------------------------------------------------------------
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
-        if "dopr_skip" in inputs:
-            # No parameter gets a gradient, so an optimiser step after only such batches is none.
-            return torch.zeros((), device=self.accelerator.device, requires_grad=True)
-        self._loss_inputs = inputs
-        coefficient = bonus_coefficient(self)
-        loss = super()._compute_loss(model, inputs)
-        self._loss_inputs = None
-        loss = reweighted(loss, self, inputs, coefficient, self._entropies, self._aux_loss)
-        self._aux_loss = None
-        if self._settings.ibro_coefficient and self.model.training:
-            loss = loss - self._ibro(inputs)
-        if "dopr_prompt" in inputs and self.model.training:
-            self._note_entropies(inputs)
-        return loss
-
-    def _ibro(self, inputs: dict[str, Any]) -> torch.Tensor:
-        """IBRO's weighted term; the mean runs over the tokens of an optimiser step, as TRL's `dapo`
-        loss counts them, whatever the loss.
-        """
-        settings = self._settings
-        assert settings.ibro_coefficient is not None and self._entropies is not None
-        over = share_over(self.state, self.driver, settings.rollout_budget)
-        weight = ibro_weight(settings.ibro_coefficient, settings.ibro_schedule, over)
-        self._metrics["train"]["ibro/coefficient"].append(weight)
-        updates = self.args.steps_per_generation / self.current_gradient_accumulation_steps
-        tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
-        mask = loss_mask(inputs)
-        return weight * ibro_term(self._entropies, inputs["advantages"], mask, tokens / updates)
-
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._entropies = result[1]
-        self._aux_loss = result[2] if len(result) > 2 else None  # older TRL gives two
-        if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
-            shape_blank_advantages(self._loss_inputs, result[1])
-        return result
-
-    def _note_entropies(self, inputs: dict[str, Any]) -> None:
-        """Add a micro-batch's token entropies to its prompts; the forward pass is paid anyway."""
-        if self._entropies is None:
-            return
-        rows = entropy_rows(inputs["dopr_prompt"], self._entropies.detach(), loss_mask(inputs))
-        self._entropies = None
-        self._entropy_totals.add(self.accelerator.gather(rows).tolist())
-
-    # -- logs and checkpoints ---------------------------------------------------------------
+    # -- logs ------------------------------------------------------------------------------
 
     def _log_choice(self, outcome: StepOutcome) -> None:
         """Put what was chosen and spent where TRL's `log` will find it."""
@@ -454,75 +397,12 @@ class DoPRTrainer(LoadingTrainer):
                 self._metrics["train"][name] = [total]
         super().log(logs, start_time)
         if training and "loss" in logs and self.accelerator.is_main_process:
-            self._step_log.write(self.state.global_step, logs, self.training_seconds)
-
-    def _get_output_dir(self, trial: Any) -> str:
-        usual = super()._get_output_dir(trial)
-        return usual if self.checkpoint_dir is None else str(self.checkpoint_dir)
-
-    def save_checkpoint(self) -> Path | None:
-        """Save a checkpoint now, for a run that must stop; None before the first step."""
-        step = self.state.global_step
-        if step == 0 or self.optimizer is None:
-            return None
-        folder = Path(self._get_output_dir(None)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
-        if not checkpoints.is_whole(folder):
-            self._save_checkpoint(self.model, None)
-        return folder
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Rotation waits until the new checkpoint is known to be whole, or a full disk could leave
-        # none at all; so does the upload, or it would go without our part.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        uploads, self.args.push_to_hub = self.args.push_to_hub, False
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-            self.args.push_to_hub = uploads
-        self._entropy_totals.flush(self.driver.ledger)
-        self.accelerator.wait_for_everyone()
-        if not self.args.should_save:
-            return
-        run_dir = self._get_output_dir(trial=trial)
-        folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
-        if self._window is not None:
-            state["window"] = self._window.state_dict()
-        checkpoints.save_state(folder, state)
-        checkpoints.write_manifest(folder)
-        if uploads:
-            self._push_from_checkpoint(str(folder))
-        rotate_checkpoints(
-            output_dir=run_dir,
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
+            # Newer TRL puts its own metrics into `logs`, older into a copy; here they all are.
+            row = self.state.log_history[-1]
+            self._step_log.write(self.state.global_step, row, self.training_seconds)
 
     @property
     def steps_per_batch(self) -> int:
         """Optimiser steps on one batch of rollouts."""
         passes = self.args.steps_per_generation * self.num_iterations
         return max(1, passes // self.args.gradient_accumulation_steps)
-
-    def restore(self, folder: Path) -> None:
-        """Take weights, counts and the strategy's state from a checkpoint, without training on."""
-        self._load_from_checkpoint(str(folder))
-        self.state = TrainerState.load_from_json(str(folder / "trainer_state.json"))
-        self._restore_driver(folder)
-
-    def _restore_driver(self, folder: Path) -> None:
-        state, device = checkpoints.load_state(folder), self.accelerator.device
-        if self._window is not None and "window" in state:
-            self._window.load_state_dict(state["window"])
-            self._take_window(self._window, self._window.rows)
-        self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device))
-        self.training_seconds = state["training_seconds"]
-        if self.accelerator.is_main_process:
-            self._step_log.resume(self.state.global_step)
-
-    def _load_optimizer_and_scheduler(self, folder: str | None) -> None:
-        super()._load_optimizer_and_scheduler(folder)
-        if folder is not None:
-            self._restore_driver(Path(folder))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger
+from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
@@ -64,7 +65,9 @@ class BOTS(Strategy):
     target: float = 0.5
     tau: float = 0.0
     thompson: bool = True
-    _counts: Array = field(default_factory=lambda: np.empty((0, 2)), init=False, repr=False)
+    _counts: Array = field(
+        default_factory=lambda: np.empty((0, 2)), init=False, repr=False, metadata=per_prompt(1)
+    )
     # Where the policy stands between the references; NaN before the first step.
     _place: float = field(default=float("nan"), init=False, repr=False)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -56,8 +57,12 @@ class CERO(Strategy):
     capacity: float = 132 / 128
     utility: float = 1.0
     memory: float = 1.0
-    _counts: Array = field(default_factory=lambda: np.empty((0, 2)), init=False, repr=False)
-    _theta: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
+    _counts: Array = field(
+        default_factory=lambda: np.empty((0, 2)), init=False, repr=False, metadata=per_prompt(1)
+    )
+    _theta: Array = field(
+        default_factory=lambda: np.empty(0), init=False, repr=False, metadata=per_prompt(4 / 6)
+    )
     _nu: float = field(default=0.5, init=False, repr=False)
     _left: float = field(default=0.0, init=False, repr=False)
     _round: int = field(default=0, init=False, repr=False)

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import no_prompts, per_prompt
 from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -66,9 +67,16 @@ class CobaRL(UnequalGroups):
     tau: float | None = None
     window: int = 1
     right_from: float = 1.0
-    _failures: list[float] = field(default_factory=list, init=False, repr=False)
+    _failures: list[float] = field(
+        default_factory=list, init=False, repr=False, metadata=no_prompts()
+    )
     # Successes and scored rollouts of each prompt's last visits, shape (size, window, 2).
-    _visits: Array = field(default_factory=lambda: np.empty((0, 1, 2)), init=False, repr=False)
+    _visits: Array = field(
+        default_factory=lambda: np.empty((0, 1, 2)),
+        init=False,
+        repr=False,
+        metadata=per_prompt(0),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, Request, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -65,7 +66,10 @@ class CurES(UnequalGroups):
     # Of the iteration's prompts, shape (k,): which, their pilots' rate, whether they were trained
     # on; and, shape (k, 2), right and all rollouts of the iteration.
     _ids: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=prompt_ids("_rates", "_used", "_counts"),
     )
     _rates: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _used: NDArray[np.bool_] = field(

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -59,7 +60,10 @@ class DOTS(EmbeddingStrategy):
     fresh_share: float = 0.5
     queue: int | None = None
     _references: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=prompt_ids("_reference_rewards"),
     )
     _reference_rewards: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _queue: list[Group] = field(default_factory=list, init=False, repr=False)

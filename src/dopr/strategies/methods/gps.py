@@ -6,11 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import per_prompt, prompt_ids
 from dopr.core.strategy import Group, Measure, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
 from dopr.strategies.parts.candidates import at_least_one, requests_for
-from dopr.strategies.parts.prediction import fit_linear_head, unit_vectors
+from dopr.strategies.parts.prediction import fit_linear_head, unit_vectors, unmeasured
 
 Array = NDArray[np.float64]
 
@@ -51,14 +52,23 @@ class GPS(Strategy):
     window: int = 512
     penalty: float = 0.3
     _embeddings: NDArray[np.float32] = field(
-        default_factory=lambda: np.empty((0, 0), np.float32), init=False, repr=False
+        default_factory=lambda: np.empty((0, 0), np.float32),
+        init=False,
+        repr=False,
+        metadata=per_prompt(np.nan),
     )
     _seen: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=prompt_ids("_rewards"),
     )
     _rewards: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _before: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=prompt_ids(),
     )
 
     def __post_init__(self) -> None:
@@ -68,7 +78,7 @@ class GPS(Strategy):
         require(self.penalty > 0, f"penalty is {self.penalty}; it must be positive")
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
-        if not len(self._embeddings):
+        if unmeasured(self._embeddings):
             measured = yield Measure(tuple(range(prompts.size)), "embedding")
             self._embeddings = unit_vectors(np.asarray(measured, np.float64), centered=True)
         rates = self.predict(ledger)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import Moves, no_prompts, per_prompt
 from dopr.core.strategy import Group, Measure, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -18,10 +19,11 @@ from dopr.strategies.parts.graph_rates import (
     spectral_groups,
     start_rates,
 )
-from dopr.strategies.parts.prediction import unit_vectors
+from dopr.strategies.parts.prediction import unit_vectors, unmeasured
 from dopr.strategies.parts.turns import draw_by_weight
 
 Array = NDArray[np.float64]
+BY_PROMPT = ("q", "successes", "trials")  # of the estimator's state, what has a row a prompt
 
 
 @dataclass
@@ -63,12 +65,20 @@ class Graph(Strategy):
     target: float = 0.5
     tau: float = 0.0
     _embeddings: NDArray[np.float32] = field(
-        default_factory=lambda: np.empty((0, 0), np.float32), init=False, repr=False
+        default_factory=lambda: np.empty((0, 0), np.float32),
+        init=False,
+        repr=False,
+        metadata=per_prompt(np.nan),
     )
     _groups: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=per_prompt(-1),
     )
-    _state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    _state: dict[str, Any] = field(
+        default_factory=dict, init=False, repr=False, metadata=no_prompts()
+    )
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step, neighbours=self.neighbours)
@@ -95,7 +105,7 @@ class Graph(Strategy):
 
     def _estimator(self, prompts: PromptStream) -> Generator[Measure, Any, GraphRates]:
         """The estimator as it stands: made at the first step and after a run was resumed."""
-        if not len(self._groups):
+        if unmeasured(self._embeddings):
             measured = yield Measure(tuple(range(prompts.size)), "embedding")
             self._embeddings = unit_vectors(np.asarray(measured, np.float64), centered=True)
         if self._rates is None:
@@ -119,4 +129,19 @@ class Graph(Strategy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
+        self._rates = None
+
+    def move(self, moves: Moves) -> None:
+        """Follow the prompts to other rows.
+
+        Where prompts have come or gone, graph and groups are made anew of all that are there;
+        prompts keep their own histories.
+        """
+        super().move(moves)
+        rows = {n: moves.rows(v, 0.0) for n, v in self._state.items() if n in BY_PROMPT}
+        if len(moves.new) or moves.gone:
+            self._groups = np.empty(0, np.int64)
+            self._state = {name: value for name, value in rows.items() if name != "q"}
+        else:
+            self._state = self._state | rows
         self._rates = None

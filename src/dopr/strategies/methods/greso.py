@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.candidates import at_least_one, informative_first, requests_for
@@ -65,10 +66,16 @@ class GRESO(Strategy):
     _easy: float = field(default=0.5, init=False, repr=False)
     _hard: float = field(default=0.5, init=False, repr=False)
     _easy_streak: NDArray[np.int32] = field(
-        default_factory=lambda: np.empty(0, np.int32), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int32),
+        init=False,
+        repr=False,
+        metadata=per_prompt(0),
     )
     _hard_streak: NDArray[np.int32] = field(
-        default_factory=lambda: np.empty(0, np.int32), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int32),
+        init=False,
+        repr=False,
+        metadata=per_prompt(0),
     )
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import per_prompt
 from dopr.core.strategy import StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
@@ -38,7 +39,7 @@ class MoPPS(Strategy):
     decay: float = 1.0
     target: float = 0.5
     _counts: NDArray[np.float64] = field(
-        default_factory=lambda: np.empty((0, 2)), init=False, repr=False
+        default_factory=lambda: np.empty((0, 2)), init=False, repr=False, metadata=per_prompt(1)
     )
 
     def __post_init__(self) -> None:

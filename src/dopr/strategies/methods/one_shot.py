@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger
+from dopr.core.moves import Moves
 from dopr.core.strategy import Request, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.candidates import at_least_one
@@ -53,3 +54,22 @@ class OneShot(Strategy):
             )
         groups = yield [Request(self.prompt, self.num_generations)] * self.copies
         return groups
+
+    def move(self, moves: Moves) -> None:
+        """Refuse other rows where the number of the one prompt now stands for another one.
+
+        Raises:
+            UserError: it does.
+        """
+        super().move(moves)
+        row = int(moves.row[self.prompt]) if self.prompt < len(moves.row) else -1
+        if row != self.prompt:
+            where, mend = f"in row {row}", f"set strategy_args.prompt to {row}"
+            if row < 0:
+                where, mend = "gone", "resume with a dataset that has it"
+            if self.history is not None:
+                mend = "resume with the rows that the history is of"
+            raise UserError(
+                "the dataset has changed since the checkpoint: the prompt that one_shot trains on, "
+                f"row {self.prompt}, is now {where}; {mend}"
+            )

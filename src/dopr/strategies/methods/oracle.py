@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, Measure, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -46,7 +47,9 @@ class Oracle(Strategy):
     samples: int = 8
     candidates: int | None = None
     target: float = 1.0
-    _rates: NDArray[np.float64] | None = field(default=None, init=False, repr=False)
+    _rates: NDArray[np.float64] | None = field(
+        default=None, init=False, repr=False, metadata=per_prompt(np.nan)
+    )
     _measured_at: int = field(default=0, init=False, repr=False)
 
     def __post_init__(self) -> None:

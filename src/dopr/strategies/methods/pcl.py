@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -44,7 +45,10 @@ class PCL(EmbeddingStrategy):
     window: int = 512
     penalty: float = 0.3
     _seen: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=prompt_ids("_rewards"),
     )
     _rewards: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
+from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.candidates import (
@@ -77,7 +78,10 @@ class PilotCommit(Strategy):
     _waiting: list[Group] = field(default_factory=list, init=False, repr=False)
     # Rollouts of each prompt's solved pilots in a row, shape (size,).
     _solved: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=per_prompt(0),
     )
 
     def __post_init__(self) -> None:

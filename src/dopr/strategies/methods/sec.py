@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import Moves, no_prompts
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.candidates import at_least_one, requests_for
@@ -42,7 +43,9 @@ class SEC(Strategy):
     learning_rate: float = 0.5
     temperature: float = 1.0
     fade_absent: bool = False
-    _values: NDArray[np.float64] | None = field(default=None, init=False, repr=False)
+    _values: NDArray[np.float64] | None = field(
+        default=None, init=False, repr=False, metadata=no_prompts()
+    )
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step)
@@ -106,6 +109,18 @@ class SEC(Strategy):
         for kind, sizes in yields.items():
             gain = float(np.mean(sizes)) - self._values[kind]
             self._values[kind] += self.learning_rate * gain
+
+    def move(self, moves: Moves) -> None:
+        """Follow the categories to their numbers in the pool of now; new ones start at 0."""
+        super().move(moves)
+        if self._values is None or moves.categories is None:
+            return
+        before, now = moves.categories
+        there = moves.row >= 0
+        same = dict(zip(before[there].tolist(), now[moves.row[there]].tolist(), strict=True))
+        known = dict(zip(np.unique(before).tolist(), self._values.tolist(), strict=True))
+        found = {same[kind]: value for kind, value in known.items() if kind in same}
+        self._values = np.array([found.get(kind, 0.0) for kind in np.unique(now).tolist()])
 
 
 def advantage_size(group: Group) -> float:

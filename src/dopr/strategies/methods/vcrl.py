@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.candidates import at_least_one, informative_first, requests_for
@@ -57,7 +58,9 @@ class VCRL(Strategy):
     early_steps: int = 20
     memory: int = 64
     momentum: float = 0.9
-    _groups: list[Group] = field(default_factory=list, init=False, repr=False)
+    _groups: list[Group] = field(
+        default_factory=list, init=False, repr=False, metadata=prompt_ids("_priorities")
+    )
     _priorities: NDArray[np.float64] = field(
         default_factory=lambda: np.empty(0), init=False, repr=False
     )

@@ -8,12 +8,13 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
+from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, Measure, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
 from dopr.strategies.parts.allocation import Counts, UnequalGroups
 from dopr.strategies.parts.gaussian_process import carried_on
-from dopr.strategies.parts.prediction import unit_vectors
+from dopr.strategies.parts.prediction import unit_vectors, unmeasured
 
 Array = NDArray[np.float64]
 ESTIMATORS = ("rloo", "grpo")
@@ -75,9 +76,14 @@ class VIP(UnequalGroups):
     centered: bool = True
     # Of the whole pool: embeddings, shape (size, width), and the carried latent mean, (size,).
     _embeddings: NDArray[np.float32] = field(
-        default_factory=lambda: np.empty((0, 0), np.float32), init=False, repr=False
+        default_factory=lambda: np.empty((0, 0), np.float32),
+        init=False,
+        repr=False,
+        metadata=per_prompt(np.nan),
     )
-    _latent: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
+    _latent: Array = field(
+        default_factory=lambda: np.empty(0), init=False, repr=False, metadata=per_prompt(np.nan)
+    )
     _fitted: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -91,10 +97,11 @@ class VIP(UnequalGroups):
             require(value > 0, f"{name} is {value}; it must be positive")
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
-        if not len(self._latent):
+        if unmeasured(self._embeddings):
             measured = yield Measure(tuple(range(prompts.size)), "embedding")
             self._embeddings = unit_vectors(np.asarray(measured, np.float64), self.centered)
-            self._latent = np.full(prompts.size, self.prior_mean)
+            known = self._latent if len(self._latent) else np.full(prompts.size, np.nan)
+            self._latent = np.where(np.isnan(known), self.prior_mean, known)
         ids = prompts.draw(min(self.prompts_per_step, prompts.size))
         rates = 1 / (1 + np.exp(-self._latent[ids]))
         counts = np.full(len(ids), self.num_generations, dtype=np.int64)

@@ -1,7 +1,9 @@
 """Recorded histories of a pre-run, and what they say about which prompts to train on."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,32 +13,81 @@ from dopr.core.errors import UserError
 Array = NDArray[np.float64]
 
 
-def load_history(path: str | Path) -> dict[int, Array]:
-    """Read a history: prompt index -> mean training accuracy in each epoch, NaN where missing.
+FILE_KIND = "a JSON object of prompt -> list of per-epoch accuracies"
 
-    Args:
-        path: JSON object, prompt index -> list of numbers; null stands for a missing epoch.
+
+def read_curves(path: str | Path) -> dict[str, Array]:
+    """The history in a JSON file: prompt -> accuracy in each epoch, NaN where it holds null.
 
     Raises:
         UserError: the file is missing or of another shape.
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"no history file {str(path)!r}; give a JSON file of per-epoch accuracies")
+        raise UserError(f"there is no history file {str(path)!r}; give {FILE_KIND}")
     try:
-        history = {
-            int(prompt): np.array([np.nan if v is None else v for v in values], dtype=float)
-            for prompt, values in json.loads(file.read_text()).items()
-        }
-    except (ValueError, TypeError, AttributeError) as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{str(path)!r} is not a history: expected a JSON object of prompt index -> list of "
-            f"accuracies ({error})"
+            f"{str(path)!r} cannot be read as JSON ({' '.join(str(error).split())}); give "
+            f"{FILE_KIND}"
+        ) from None
+    if not isinstance(content, dict):
+        raise UserError(f"{str(path)!r} is no history; it must be {FILE_KIND}")
+    return to_curves(content, path)
+
+
+def to_curves(content: Mapping[str, Any], path: str | Path) -> dict[str, Array]:
+    """Lists of accuracies as arrays, NaN where they hold null.
+
+    Args:
+        content: prompt -> list of numbers and nulls.
+        path: where it was read, for messages.
+
+    Raises:
+        UserError: no prompt, something else than a list, or something in it that is no number.
+    """
+    if not content:
+        raise UserError(f"the history {str(path)!r} holds no prompt")
+    return {str(p): _to_curve(p, values, path) for p, values in content.items()}
+
+
+def _to_curve(prompt: str, values: Any, path: str | Path) -> Array:
+    where = f"prompt {prompt!r} of {str(path)!r}"
+    if not isinstance(values, list):
+        raise UserError(f"{where} has no list of per-epoch accuracies but {str(values)[:40]!r}")
+    curve = np.full(len(values), np.nan)
+    for epoch, value in enumerate(values):
+        if value is None:
+            continue
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise UserError(f"{where} has {str(value)[:40]!r} at epoch {epoch}, which is no number")
+        try:
+            curve[epoch] = value
+        except OverflowError:  # a whole number of hundreds of digits
+            curve[epoch] = np.inf if value > 0 else -np.inf
+    return curve
+
+
+def load_history(path: str | Path) -> dict[int, Array]:
+    """Read the history of a pre-run: row of the pool -> mean training accuracy in each epoch.
+
+    Args:
+        path: JSON object, row number -> list of numbers; null and infinities stand for a missing
+            epoch and become NaN.
+
+    Raises:
+        UserError: the file is missing or of another shape.
+    """
+    curves = read_curves(path)
+    try:
+        history = {int(prompt): values for prompt, values in curves.items()}
+    except ValueError:
+        raise UserError(
+            f"{str(path)!r} is not a history of rows: its prompts must be row numbers, from 0 on"
         ) from None
     for values in history.values():
         values[~np.isfinite(values)] = np.nan
-    if not history:
-        raise UserError(f"the history {str(path)!r} holds no prompt")
     if not recorded_entries(history):
         raise UserError(f"the history {str(path)!r} holds no accuracy of any prompt")
     if min(history) < 0:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr.core.moves import no_prompts, per_prompt
 from dopr.core.strategy import Measure, Strategy
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.one_thread import on_one_thread
@@ -16,6 +17,11 @@ from dopr.strategies.parts.posterior import sized
 SMALLEST_STD = 1e-6
 
 Array = NDArray[np.float64]
+
+
+def unmeasured(embeddings: NDArray[np.float32]) -> bool:
+    """Whether embeddings of a pool, NaN where a prompt is new, are still to be measured."""
+    return not len(embeddings) or bool(np.isnan(embeddings).any())
 
 
 def unit_vectors(values: Array, centered: bool) -> NDArray[np.float32]:
@@ -44,16 +50,26 @@ class EmbeddingStrategy(Strategy):
 
     # Position of each prompt in the cache, -1 where it is not measured yet; shape (size,).
     _row: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=per_prompt(-1),
     )
     _cached: int = field(default=0, init=False, repr=False)
     # Shape (capacity, width): grows by doubling, so that a step does not copy the whole cache.
     _vectors: NDArray[np.float32] = field(
-        default_factory=lambda: np.empty((0, 0), np.float32), init=False, repr=False
+        default_factory=lambda: np.empty((0, 0), np.float32),
+        init=False,
+        repr=False,
+        metadata=no_prompts(),
     )
     # Mean, and sum of squared deviations from it, of every feature; shape (width,).
-    _mean: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
-    _squares: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
+    _mean: Array = field(
+        default_factory=lambda: np.empty(0), init=False, repr=False, metadata=no_prompts()
+    )
+    _squares: Array = field(
+        default_factory=lambda: np.empty(0), init=False, repr=False, metadata=no_prompts()
+    )
 
     def embed(
         self, prompts: PromptStream, ids: NDArray[np.int64]

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger
+from dopr.core.moves import Moves, per_prompt, prompt_ids
 from dopr.core.strategy import StepPlan, Strategy
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
@@ -42,8 +43,12 @@ class PreRun(Strategy):
     prompts_per_step: int = 8
     _entries: int = field(default=0, init=False, repr=False)
     _drawn: int = field(default=0, init=False, repr=False)
-    _curves: NDArray[np.float64] | None = field(default=None, init=False, repr=False)
-    _selected: NDArray[np.int64] | None = field(default=None, init=False, repr=False)
+    _curves: NDArray[np.float64] | None = field(
+        default=None, init=False, repr=False, metadata=per_prompt(np.nan)
+    )
+    _selected: NDArray[np.int64] | None = field(
+        default=None, init=False, repr=False, metadata=prompt_ids()
+    )
 
     def __post_init__(self) -> None:
         at_least_one(
@@ -103,6 +108,25 @@ class PreRun(Strategy):
         if self._drawn >= self.prerun_epochs * prompts.size:
             self._selected = self.select(to_unit(self._curves, ledger))
         return groups
+
+    def move(self, moves: Moves) -> None:
+        """Follow the prompts to other rows.
+
+        Raises:
+            UserError: the pre-run is not over and its pool is another one, or no selected prompt
+                is there any more.
+        """
+        if self._selected is None and self._drawn and (moves.gone or len(moves.new)):
+            raise UserError(
+                f"{moves.told}, in the middle of the pre-run of {self.name!r}, which compares all "
+                "prompts of one pool; resume with the same prompts"
+            )
+        super().move(moves)
+        if self._selected is not None and not len(self._selected):
+            raise UserError(
+                f"{moves.told}, and none of those that {self.name!r} selected is there; resume "
+                "with a dataset that has them"
+            )
 
     def metrics(self) -> dict[str, float]:
         done = self._selected is not None

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, require
 from dopr.core.success_rates import to_unit
 from dopr.strategies.parts.gaussian_process import posterior
@@ -42,6 +43,7 @@ class Known:
 
     @classmethod
     def of(cls, ids: NDArray[np.int64], ledger: Ledger) -> "Known":
+        """What is known of the prompts `ids`, of shape (k,), now."""
         weight = np.where(ledger.visits[ids] > 0, ledger.weight[ids], 0.0)
         age = np.asarray(ledger.step - ledger.last_step[ids], dtype=np.float64)
         return cls(ids, to_unit(ledger.mean[ids], ledger), weight, age)
@@ -100,7 +102,10 @@ class SharedRates(EmbeddingStrategy):
     signal_std: float = 0.35
     # Newest last: prompt, mean reward, rewards, step.
     _ids: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64), init=False, repr=False
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=prompt_ids("_means", "_counts", "_steps"),
     )
     _means: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _counts: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)

@@ -1,0 +1,75 @@
+"""The part of DoPRTrainer that goes with TRL's loss: our terms and weights, and token entropies."""
+
+from typing import Any
+
+import torch
+from trl import GRPOTrainer
+
+from dopr.core.driver import Driver
+from dopr.engines.trl import versions
+from dopr.engines.trl.extra_terms import bonus_coefficient, reweighted
+from dopr.engines.trl.micro_batches import loss_mask, shape_blank_advantages
+from dopr.engines.trl.objectives import ibro_term, ibro_weight
+from dopr.engines.trl.schedule import share_over
+from dopr.engines.trl.selection import Selection
+from dopr.policy.entropies import EntropyTotals, entropy_rows
+
+
+class LossTrainer(GRPOTrainer):
+    """GRPOTrainer whose loss weighs micro-batches of any cut, and which notes token entropies."""
+
+    args: Any
+    model: Any
+    state: Any
+    driver: Driver
+    _settings: Selection
+    _entropy_totals: EntropyTotals
+    # Of the forward pass that the loss makes, with their gradients.
+    _entropies: torch.Tensor | None = None
+    _aux_loss: torch.Tensor | None = None
+    _loss_inputs: dict[str, Any] | None = None
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        if "dopr_skip" in inputs:
+            # No parameter gets a gradient, so an optimiser step after only such batches is none.
+            return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+        self._loss_inputs = inputs
+        coefficient = bonus_coefficient(self)
+        loss = super()._compute_loss(model, inputs)
+        self._loss_inputs = None
+        loss = reweighted(loss, self, inputs, coefficient, self._entropies, self._aux_loss)
+        self._aux_loss = None
+        if self._settings.ibro_coefficient and self.model.training:
+            loss = loss - self._ibro(inputs)
+        if "dopr_prompt" in inputs and self.model.training:
+            self._note_entropies(inputs)
+        return loss
+
+    def _ibro(self, inputs: dict[str, Any]) -> torch.Tensor:
+        """IBRO's weighted term; the mean runs over the tokens of an optimiser step, as TRL's `dapo`
+        loss counts them, whatever the loss.
+        """
+        settings = self._settings
+        assert settings.ibro_coefficient is not None and self._entropies is not None
+        over = share_over(self.state, self.driver, settings.rollout_budget)
+        weight = ibro_weight(settings.ibro_coefficient, settings.ibro_schedule, over)
+        self._metrics["train"]["ibro/coefficient"].append(weight)
+        updates = self.args.steps_per_generation / self.current_gradient_accumulation_steps
+        tokens = inputs["num_items_in_batch"].clamp(min=1.0) / self.accelerator.num_processes
+        mask = loss_mask(inputs)
+        return weight * ibro_term(self._entropies, inputs["advantages"], mask, tokens / updates)
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        _, self._entropies, self._aux_loss = versions.per_token(result)
+        if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
+            shape_blank_advantages(self._loss_inputs, self._entropies)
+        return result
+
+    def _note_entropies(self, inputs: dict[str, Any]) -> None:
+        """Add a micro-batch's token entropies to its prompts; the forward pass is paid anyway."""
+        if self._entropies is None:
+            return
+        rows = entropy_rows(inputs["dopr_prompt"], self._entropies.detach(), loss_mask(inputs))
+        self._entropies = None
+        self._entropy_totals.add(self.accelerator.gather(rows).tolist())

@@ -1,0 +1,1 @@
+"""The comparison of mathematical answers, run in checking processes (see handler.py)."""
