@@ -94,7 +94,7 @@ def _same(a: str, b: str) -> bool:
     def plain(text: str) -> str:
         for noise in (" ", "\\left", "\\right", "\\!", "^\\circ", "$"):
             text = text.replace(noise, "")
-        text = re.sub(r"^[a-zA-Z]=", "", text)  # `x=5` answers what `5` answers
+        text = re.sub(r"^[A-Za-z]=", "", text)
         return text.replace("dfrac", "frac").replace("tfrac", "frac").replace("\\frac43", "4/3")
 
     return plain(a) == plain(b) or same_number(a, b) or sorted(a.split(",")) == sorted(b.split(","))
