@@ -5,13 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import special
 
 from dopr import Request, UserError, make_strategy
 from dopr.core.driver import Driver
 from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
 from dopr.strategies import BOTS, CERO, GPS, VIGOR, XRPO, Graph, Group
-from dopr.strategies.parts.graph_rates import likeness_graph, spectral_groups, start_rates
+from dopr.strategies.methods.xrpo import student_quantile
+from dopr.strategies.parts.graph_rates import (
+    digamma,
+    likeness_graph,
+    spectral_groups,
+    start_rates,
+)
 from pools import QUANTITIES, bernoulli_pool, group, measurer
 
 # -- bots -------------------------------------------------------------------------------------
@@ -222,6 +229,15 @@ def test_vigor_goes_on_where_rewards_vary_most() -> None:
 
 
 # -- xrpo -------------------------------------------------------------------------------------
+
+
+def test_special_functions_are_scipys() -> None:
+    values = np.array([0.01, 0.5, 1, 3.7, 40, 1e4])
+    assert digamma(values) == pytest.approx(special.digamma(values), rel=1e-9)
+    for freedom in (1, 2, 3, 4, 7, 30, 127):
+        for confidence in (0.5, 0.95, 0.999):
+            expected = special.stdtrit(freedom, 0.5 + confidence / 2)
+            assert student_quantile(freedom, confidence) == pytest.approx(expected, rel=1e-8)
 
 
 def test_xrpos_worth_of_one_more_rollout() -> None:

@@ -48,7 +48,8 @@ class VIP(UnequalGroups):
 
     Args:
         estimator: `rloo` or `grpo`.
-        solver: `slsqp` (the source's; another SciPy may move a size by one) or `exact`, by the
+        solver: `slsqp` (the source's; another SciPy may move a size by one, without it all is
+            exact) or `exact`, by the
             multiplier (for `grpo` from 3 rollouts on, where its term is convex).
         length_scale: of the kernel, between embeddings of unit length.
         prior_mean: latent mean before anything is seen; -1 in the source's class.
@@ -147,8 +148,10 @@ class VIP(UnequalGroups):
         return self._by_slsqp(variance, hardness, low, high)
 
     def _by_slsqp(self, variance: Array, hardness: Array, low: int, high: int) -> Array:
-        from scipy.optimize import minimize  # takes a while, and only this needs it
-
+        try:
+            from scipy.optimize import minimize  # takes a while, and only this needs it
+        except ImportError:
+            return self._exact(variance, hardness, low, high)
         budget = len(variance) * self.num_generations
 
         def total(n: Array) -> float:

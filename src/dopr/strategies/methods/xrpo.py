@@ -1,6 +1,7 @@
 """XRPO's allocation: rollouts where they narrow what is known of a prompt's mean the most."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -121,10 +122,35 @@ class XRPO(Strategy):
 
     def half_width(self, counts: NDArray[np.int64], stds: Array) -> Array:
         """h of each prompt, shape (m,); a single rollout is taken for two."""
-        from scipy.special import stdtrit
-
         n = np.maximum(counts, 2)
-        return np.asarray(stdtrit(n - 1, 0.5 + self.confidence / 2) * stds / np.sqrt(n))
+        quantiles = [student_quantile(k - 1, self.confidence) for k in n.tolist()]
+        return np.array(quantiles) * stds / np.sqrt(n)
+
+
+@lru_cache(maxsize=4096)
+def student_quantile(freedom: int, confidence: float) -> float:
+    """The t for which Student's distribution has so much of its mass between -t and t.
+
+    By halving the angle atan(t / sqrt(freedom)), in which the mass is a finite sum [Abramowitz and
+    Stegun 26.7.3, 26.7.4].
+    """
+    low, high = 0.0, np.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        low, high = (angle, high) if _mass(angle, freedom) < confidence else (low, angle)
+    return float(np.sqrt(freedom) * np.tan(low))
+
+
+def _mass(angle: float, freedom: int) -> float:
+    cosine = np.cos(angle)
+    odd = freedom % 2
+    term, total = (cosine, 0.0) if odd else (1.0, 0.0)
+    for k in range(1 + odd, freedom, 2):
+        total += term
+        term *= cosine * cosine * k / (k + 1)
+    if odd:
+        return float(2 / np.pi * (angle + np.sin(angle) * total))
+    return float(np.sin(angle) * total)
 
 
 def spread(group: Group, ledger: Ledger) -> float:

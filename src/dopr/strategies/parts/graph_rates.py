@@ -54,8 +54,6 @@ class GraphRates:
             iterations: at most.
             tolerance: stop once no probability moves by more.
         """
-        from scipy.special import digamma
-
         before_a, before_b = self.a, self.b
         failures = trials - successes
         seen = trials > 0
@@ -108,18 +106,18 @@ def start_rates(weights: Any, groups: NDArray[np.int64], epsilon: float = 0.1) -
 
 @on_one_thread
 def likeness_graph(unit: NDArray[np.float32], neighbours: int) -> Any:
-    """Cosines above 0 between prompts that are each among the other's nearest, a sparse matrix.
+    """Cosines above 0 between prompts that are each among the other's nearest, (size, size).
+
+    A sparse matrix where SciPy is installed, else an array.
 
     Args:
         unit: embeddings of length 1, shape (size, width).
         neighbours: nearest ones of each prompt that count.
     """
-    from scipy.sparse import csr_matrix
-
     size = len(unit)
     count = min(neighbours, size - 1)
     if count < 1:
-        return csr_matrix((size, size))
+        return np.zeros((size, size))
     rows, columns, values = [], [], []
     for start in range(0, size, 1024):
         block = unit[start : start + 1024].astype(np.float64)
@@ -130,7 +128,14 @@ def likeness_graph(unit: NDArray[np.float32], neighbours: int) -> Any:
         columns.append(near.ravel())
         values.append(np.take_along_axis(cosines, near, axis=1).ravel())
     found = np.maximum(np.concatenate(values), 0)
-    graph = csr_matrix((found, (np.concatenate(rows), np.concatenate(columns))), (size, size))
+    places = (np.concatenate(rows), np.concatenate(columns))
+    try:
+        from scipy.sparse import csr_matrix
+    except ImportError:
+        dense = np.zeros((size, size))
+        dense[places] = found
+        return np.minimum(dense, dense.T)
+    graph = csr_matrix((found, places), (size, size))
     return graph.minimum(graph.T).tocsr()
 
 
@@ -139,28 +144,50 @@ def spectral_groups(graph: Any, number: int, rng: np.random.Generator) -> NDArra
     """Groups of like prompts, shape (size,), by the graph's normalised Laplacian and k-means.
 
     Args:
-        graph: symmetric weights, (size, size), sparse.
+        graph: symmetric weights, (size, size), an array or a sparse matrix.
         number: groups at most; none is empty, so there may be fewer.
         rng: places the first centres.
     """
-    from scipy.cluster.vq import kmeans2
-    from scipy.sparse import diags
-    from scipy.sparse.linalg import eigsh
-
     size = graph.shape[0]
     number = min(number, size)
     degrees = np.asarray(graph.sum(axis=1)).ravel()
-    scale = diags(1 / np.sqrt(np.maximum(degrees, 1e-12)))
-    smooth = scale @ graph @ scale
-    if number < size // 3:
-        _, vectors = eigsh(smooth, k=number, v0=np.ones(size), tol=1e-6)
-    else:
-        vectors = np.linalg.eigh(smooth.toarray())[1][:, -number:]
+    scale = 1 / np.sqrt(np.maximum(degrees, 1e-12))
+    vectors = _leading_vectors(graph, scale, number)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     places = vectors / np.where(lengths > 0, lengths, 1)
     centres = _spread_out(places, number, rng)
-    _, labels = kmeans2(places, centres, minit="matrix", missing="warn")
+    labels = np.zeros(size, dtype=np.int64)
+    for _ in range(20):
+        labels = squared_distances(places, centres).argmin(axis=1)
+        sums, sizes = np.zeros_like(centres), np.bincount(labels, minlength=number)
+        np.add.at(sums, labels, places)
+        centres = np.where(sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres)
     return np.unique(labels, return_inverse=True)[1].reshape(size).astype(np.int64)
+
+
+def _leading_vectors(graph: Any, scale: Array, number: int) -> Array:
+    """Eigenvectors of the largest eigenvalues of scale * graph * scale, shape (size, number)."""
+    size = len(scale)
+    if not isinstance(graph, np.ndarray):
+        if number < size // 3:
+            from scipy.sparse import diags
+            from scipy.sparse.linalg import eigsh
+
+            smooth = diags(scale) @ graph @ diags(scale)
+            vectors = eigsh(smooth, k=number, v0=np.ones(size), tol=1e-6)[1]
+            return np.asarray(vectors, dtype=np.float64)
+        graph = graph.toarray()
+    return np.linalg.eigh(graph * scale[:, None] * scale)[1][:, -number:]
+
+
+def digamma(values: Array) -> Array:
+    """Derivative of the logarithm of the gamma function for values above 0, to about 1e-12."""
+    x, shift = np.asarray(values, dtype=np.float64), np.zeros(np.shape(values))
+    for _ in range(8):  # psi(x) = psi(x + 1) - 1 / x
+        shift, x = shift - 1 / x, x + 1
+    inverse = 1 / np.square(x)
+    series = inverse * (1 / 12 - inverse * (1 / 120 - inverse * (1 / 252 - inverse / 240)))
+    return np.asarray(shift + np.log(x) - 1 / (2 * x) - series)
 
 
 def _spread_out(places: Array, number: int, rng: np.random.Generator) -> Array:
