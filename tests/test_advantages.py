@@ -1,5 +1,7 @@
 """Advantage estimators against numbers worked out by hand."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -7,9 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dopr import UserError
-from dopr.core.advantages import compute_advantages, leave_one_out
+from dopr.core.advantages import (
+    compute_advantages,
+    discounted_beta_bernoulli,
+    leave_one_out,
+    usual_discount,
+)
 from dopr.core.ledger import Ledger
-from dopr.strategies import Group
+from dopr.strategies import DoPRPaper, Group, Uniform
 from pools import group
 
 
@@ -70,8 +77,46 @@ def test_discounted_beta_bernoulli_by_hand() -> None:
     ledger.observe([group(0, [1, 1, 1, 1])])
     (advantages,) = compute_advantages([group(0, [1, 1, 1, 1])], ledger, "dbb")
     mean = 5.25 / 6.5
-    expected = (1 - mean) / (np.sqrt(mean * (1 - mean)) + 1e-4)
+    expected = (1 - mean) / np.sqrt(mean * (1 - mean))
     assert advantages == pytest.approx([expected] * 4)  # a group without variance still teaches
+
+
+@pytest.mark.parametrize(
+    ("discount", "visits"),
+    [
+        # (right of 8, the posterior's mean, advantage of a right and of a wrong rollout)
+        (
+            0.5,
+            [
+                (0, 0.055556, 4.123106, -0.242536),
+                (3, 0.26, 1.687055, -0.592749),
+                (8, 0.675439, 0.693195, -1.442595),
+                (8, 0.847107, 0.424839, -2.353835),
+            ],
+        ),
+        (0.75, [(0, 0.078947, 3.415650, -0.292770), (8, 0.566116, 0.875456, -1.142262)]),
+    ],
+)
+def test_discounted_beta_bernoulli_over_the_papers_visits(
+    discount: float, visits: list[tuple[int, float, float, float]]
+) -> None:
+    ledger = Ledger(1, discount=discount)
+    for right, mean, if_right, if_wrong in visits:
+        seen = group(0, [1] * right + [0] * (8 - right))
+        ledger.observe([seen])
+        ledger.end_step()
+        for_right, for_wrong = discounted_beta_bernoulli(group(0, [1, 0]), ledger)
+        assert (for_right, for_wrong) == pytest.approx((if_right, if_wrong), abs=3e-6)
+        # They differ by 1 / s, and a wrong one has -m / s.
+        assert -for_wrong / (for_right - for_wrong) == pytest.approx(mean, abs=1e-6)
+
+
+def test_dbb_without_a_discount_of_its_own_takes_the_papers() -> None:
+    assert usual_discount(Uniform(), "dbb") == 0.5
+    assert usual_discount(Uniform(), "group") is None
+    assert usual_discount(DoPRPaper(), "dbb") is None  # which has 0.9
+    assert usual_discount(DoPRPaper(discount=1.0), "dbb") is None  # told to keep all
+    assert usual_discount(deepcopy(DoPRPaper(discount=1.0)), "dbb") is None
 
 
 def test_unscored_rollouts_get_no_advantage() -> None:

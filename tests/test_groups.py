@@ -70,3 +70,5 @@ def test_what_one_group_cannot_hold_is_refused() -> None:
         group([0]).join(Group(4, np.zeros(1), np.ones(1, np.int64)))
     with pytest.raises(ValueError, match=r"baselines 0\.5 and None"):
         group([0], baseline=0.5).join(group([1]))
+    with pytest.raises(ValueError, match=r"stds 0\.5 and None"):
+        group([0], std=0.5).join(group([1]))

@@ -135,7 +135,7 @@ def test_only_ledger_discount_fades_the_ledger() -> None:
 
 @pytest.mark.parametrize(
     ("name", "discount"),
-    [("dopr", 0.5), ("dopr-paper", 0.9), ("knapsack", 0.5), ("cures", 0.5), ("coba-rl", 0.5)],
+    [("dopr", 0.5), ("dopr-paper", 0.9), ("knapsack", 0.5)],
 )
 def test_rules_that_forget_say_so(name: str, discount: float) -> None:
     assert make_strategy(name).ledger_discount == discount

@@ -161,6 +161,24 @@ def test_reward_of_a_loaded_row(source: str) -> None:
     assert load_reward("rlpt")(prompts=[""] * 3, completions=texts, **columns) == [1.0, 0.0, 0.0]
 
 
+def test_a_prediction_may_run_on_into_the_sentences_that_follow(source: str) -> None:
+    row = load_task(f"{source}?ask=next&following=1")[0]
+    alone = load_task(f"{source}?ask=next&following=0")[0]
+
+    def reward(prediction: str, row: Any) -> float | None:
+        columns = {key: [row[key]] for key in ("answer", "extra_info", "data_source")}
+        return rlpt_reward(["?"], [f"<answer>{prediction}</answer>"], **columns)[0]
+
+    both = "The road is wet then. Cars go"
+    assert reward(both, row) == 1 and reward(both, alone) == 0
+    assert reward("The road is wet", alone) == 1
+    assert reward(f"{both} slowly. Nobody minds", row) == 0  # two sentences on
+    assert reward("The road is wet then. Cars stop.", row) == 0
+    assert reward("Cars go slowly.", row) == 0
+    with pytest.raises(UserError, match="following must not be negative"):
+        load_task(f"{source}?following=-1")
+
+
 def test_rows_of_other_tasks_are_not_scored() -> None:
     found = rlpt_reward([""] * 2, ["a", "a"], answer=["a", "a"], data_source=["gym:x", "rlpt:t"])
     assert found == [None, 1.0]

@@ -91,8 +91,11 @@ def played() -> dict[str, Any]:
             for graded in (False, True):
                 key = f"{label}{', measured' * measured}{', graded' * graded}"
                 found[key] = play(name, options, measured, graded)
-    for name in sorted({*STRATEGIES, *PRESETS} - {"one_shot"}):
-        found.setdefault(name, play(name, {}, True, False))
+    # The groups of `graph` come from eigenvectors, which are not those of every SciPy either.
+    for name in sorted({*STRATEGIES, *PRESETS} - {"one_shot", "graph"}):
+        # The numbers of SciPy's solver are not those of every SciPy.
+        options = {"solver": "exact"} if name == "vip" else {}
+        found.setdefault(name, play(name, options, True, False))
     return found
 
 

@@ -187,6 +187,29 @@ def test_reward_of_a_loaded_row(tmp_path: Path) -> None:
     assert srl_reward([""], chat, answer=["5+4=9"]) == [1.0]
 
 
+def test_difflibs_shortcut_is_an_option() -> None:
+    assert similarity(
+        "Add the two sides: 3 + 4 = 7.", "Add both sides: 3 + 4 = 7"
+    ) == pytest.approx(0.851852, abs=1e-6)
+    action, reference = "ab" * 150 + "c", "b" * 5 + "ab" * 120
+    assert similarity(action, reference) == pytest.approx(0.882784, abs=1e-6)
+    assert similarity(action, reference, autojunk=True) == 0
+    rows = [f'{{"thought": "none", "ratio": "{ratio}"}}' for ratio in ("plain", "autojunk")]
+    found = srl_reward(["?"] * 2, [action] * 2, answer=[reference] * 2, extra_info=rows)
+    assert found == [pytest.approx(0.882784, abs=1e-6), 0]
+
+
+def test_a_step_can_be_asked_for_after_an_inner_monologue(tmp_path: Path) -> None:
+    file = tmp_path / "solved.jsonl"
+    file.write_text('{"problem": "2 + 3 + 4?", "solution": "1. 2+3=5\\n2. 5+4=9"}\n')
+    [row] = load_task(f"srl:{file}?wording=monologue&ratio=autojunk")
+    assert "very next logical step" in row["prompt"] and "inner monologue" in row["prompt"]
+    assert '"ratio": "autojunk"' in row["extra_info"]
+    for option in ("wording=long", "ratio=none"):
+        with pytest.raises(UserError, match=option.partition("=")[0]):
+            load_task(f"srl:{file}?{option}")
+
+
 def test_rows_of_other_tasks_and_without_reference_are_not_scored() -> None:
     sources = ["gym:chain_sum", "srl:x", "rows"]
     texts, answers = ["a</think>b"] * 3, ["b"] * 3

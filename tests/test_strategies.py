@@ -257,7 +257,7 @@ def test_the_best_of_many_are_the_best_by_sorting(wanted: int, seed: int) -> Non
         ("pods", "num_generations", 0, "at least 1"),
         ("greso", "oversample", float("nan"), "must be a number"),
         ("cures", "tau", "0.1", "must be a number"),
-        ("cures", "candidates", True, "whole number"),
+        ("cures", "pilots", True, "whole number"),
     ],
 )
 def test_options_of_the_wrong_kind_are_refused(

@@ -54,7 +54,7 @@ def test_strategy_runs_repeats_and_resumes(
 @pytest.mark.parametrize("name", needs_no_files())
 def test_every_strategy_is_described(name: str) -> None:
     strategy = make_strategy(name)
-    assert strategy.mark in ("V", "S", "I") and strategy.pays in ("pre", "post")
+    assert strategy.mark in ("V", "S", "T", "I") and strategy.pays in ("pre", "post")
     assert strategy.summary and "arXiv" in strategy.source
     assert strategy.measures <= QUANTITIES
 
@@ -141,13 +141,16 @@ def test_no_reward_and_no_pool_stops_a_strategy_and_it_resumes(
         ("pods", {"keep": 1}, "keep is 1"),
         ("vcrl", {"kappa": -1}, "kappa is -1"),
         ("coba-rl", {"min_rollouts": 0}, "min_rollouts is 0"),
-        ("coba-rl", {"alpha_max": 12}, "kappa"),
+        ("coba-rl", {"kappa": 2}, "kappa is 2"),
+        ("coba-rl", {"right_from": 0}, "right_from is 0"),
         ("coba-rl", {"tau": 0}, "tau is 0"),
         ("knapsack", {"confidence": 1}, "confidence is 1"),
-        ("cures", {"candidates": 3}, "candidates is 3"),
-        ("vip", {"min_rollouts": 2}, "needs at least 3"),
+        ("cures", {"pilots": 1}, "pilots is 1"),
+        ("cures", {"right_above": 1}, "right_above is 1"),
+        ("vip", {"jitter": 0}, "jitter is 0"),
+        ("vip", {"solver": "exct"}, "did you mean 'exact'"),
         ("vip", {"estimator": "rlo"}, "did you mean 'rloo'"),
-        ("prepo", {"prompts_per_step": 33}, "candidates"),
+        ("prepo", {"prompts_per_step": 41}, "candidates"),
         ("prepo", {"relative_to": "groups"}, "did you mean 'group'"),
         ("sec", {"temperature": 0}, "temperature is 0"),
         ("limr", {"threshold": 1.5}, "threshold is 1.5"),

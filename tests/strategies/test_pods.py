@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dopr.core.advantages import compute_advantages
+from dopr.core.ledger import Ledger
 from dopr.strategies import PODS
 from dopr.strategies.methods.pods import max_variance_subset
 from pools import group
@@ -20,6 +22,29 @@ def test_pods_keeps_both_ends() -> None:
     kept = PODS(keep=4).downsample(group(0, [1, 0, 0, NAN, 0, 0, 0, 0]))
     assert kept.kept.tolist() == [0, 5, 6, 7] and kept.baseline == pytest.approx(0.25)
     assert PODS().downsample(group(0, [NAN] * 8)).num_kept == 2
+
+
+@pytest.mark.parametrize(
+    ("rewards", "kept", "advantages"),
+    [
+        ([1, 0, 0, 0, 0, 0, 0, 1], [1, 0, 0, 1], [0.86588, -0.86588, -0.86588, 0.86588]),
+        ([0, 0, 1, 0, 0, 0, 0, 0], [1, 0, 0, 0], [1.4997, -0.4999, -0.4999, -0.4999]),
+        ([1, 1, 1, 0, 1, 1, 1, 1], [1, 1, 1, 0], [0.4999, 0.4999, 0.4999, -1.4997]),
+        (
+            [0, 0.2, 0.5, 0.9, 1, 0.1, 0.3, 0.4],
+            [0, 0.9, 1, 0.1],
+            [-0.95618, 0.76495, 0.95618, -0.76495],
+        ),
+        ([1] * 8, [1] * 4, [0] * 4),
+    ],
+)
+def test_pods_advantages_are_those_of_the_rollouts_kept(
+    rewards: list[float], kept: list[float], advantages: list[float]
+) -> None:
+    smaller = PODS(keep=4).downsample(group(0, rewards))
+    assert sorted(smaller.rewards[smaller.kept].tolist()) == sorted(kept)
+    (found,) = compute_advantages([smaller], Ledger(1))
+    assert sorted(found[smaller.kept]) == pytest.approx(sorted(advantages), abs=1e-4)
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=9), st.integers(1, 9))

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
-from dopr.core.strategy import Group
+from dopr.core.strategy import Group, Strategy
 from dopr.core.success_rates import reward_range
 
 # TRL adds this to the standard deviation; the same number keeps uniform choice equal to TRL.
 STD_EPSILON = 1e-4
+DBB_DISCOUNT = 0.5
 
 Array = NDArray[np.float64]
 
@@ -37,13 +38,13 @@ def leave_one_out(rewards: Array) -> Array:
 
 
 def discounted_beta_bernoulli(group: Group, ledger: Ledger, prior: float = 1.0) -> Array:
-    """A_i = (r_i - m) / (s + eps) with m, s of the prompt's discounted Beta posterior.
+    """A_i = (r_i - m) / s with m, s of the prompt's discounted Beta posterior; 0 where s is 0.
 
     alpha <- lambda alpha + successes, beta <- lambda beta + failures over the prompt's visits, this
     one included; m = alpha / (alpha + beta), s^2 = m (1 - m). A group without variance keeps a
     gradient, unless the prompt has always gone the same way. Rewards are mapped to [0, 1] by the
-    lowest and highest seen. Source: DBB [2603.18444, V]; `prior` (alpha and beta at the start) is
-    an option.
+    lowest and highest seen. Source: DBB [2603.18444, V], lambda 0.5 (1.7B) and 0.75 (8B); `prior`
+    (alpha and beta at the start) is an option.
 
     Args:
         group: finished group, already observed by `ledger`.
@@ -59,7 +60,24 @@ def discounted_beta_bernoulli(group: Group, ledger: Ledger, prior: float = 1.0) 
     beta = faded + float(ledger.weight[i]) - successes
     mean = alpha / (alpha + beta)
     std = np.sqrt(max(mean * (1 - mean), 0.0))
-    return np.nan_to_num(((group.rewards - low) / spread - mean) / (std + STD_EPSILON), nan=0.0)
+    if std == 0:
+        return np.zeros_like(group.rewards)
+    return np.nan_to_num(((group.rewards - low) / spread - mean) / std, nan=0.0)
+
+
+def usual_discount(strategy: Strategy, estimator: str) -> float | None:
+    """The ledger's discount where the run's settings give none; None leaves it to the strategy.
+
+    DBB has lambda 0.5. A strategy that fades the past of itself, or whose options were told to,
+    keeps its own: there is one ledger, and that is lambda then.
+
+    Args:
+        strategy: as it will run.
+        estimator: of the advantages.
+    """
+    told = {"discount", "ledger_discount"} & strategy._named
+    fades = strategy.ledger_discount != 1 or bool(told)
+    return None if estimator != "dbb" or fades else DBB_DISCOUNT
 
 
 def zero_variance(group: Group, ledger: Ledger, alpha: float = 0.1) -> Array:
@@ -81,6 +99,10 @@ def zero_variance(group: Group, ledger: Ledger, alpha: float = 0.1) -> Array:
 def _mean(rewards: Array) -> float:
     scored = rewards[~np.isnan(rewards)]
     return float(scored.mean()) if scored.size else 0.0
+
+
+def _group_std(group: Group) -> float:
+    return _std(group.rewards) if group.std is None else group.std
 
 
 def _std(rewards: Array) -> float:
@@ -133,8 +155,9 @@ def compute_advantages(
         groups: finished groups, of any sizes.
         ledger: what is known about their prompts, these groups included.
         estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
-        scale: `group` divides by the group's standard deviation, `batch` by that of all rewards,
-            `none` by nothing (TRL's `scale_rewards`). DBB brings its own scale.
+        scale: `group` divides by the group's standard deviation (its own `std` where it has one),
+            `batch` by that of all rewards, `none` by nothing (TRL's `scale_rewards`). DBB brings
+            its own scale.
 
     Returns:
         One array of shape (n,) per group; the group's `weights` are multiplied in.
@@ -152,7 +175,7 @@ def compute_advantages(
         advantages = ESTIMATORS[estimator](group, ledger)
         own_scale = estimator == "dbb" or (estimator == "zvp" and not group.informative)
         if not own_scale and scale != "none":
-            std = _std(group.rewards) if scale == "group" else batch_std
+            std = _group_std(group) if scale == "group" else batch_std
             advantages = advantages / (std + STD_EPSILON)
         result.append(advantages if group.weights is None else advantages * group.weights)
     return result

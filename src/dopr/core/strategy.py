@@ -79,6 +79,8 @@ class Group:
         kept: indices of the rollouts to train on, or None for all of them.
         baseline: what to subtract from the rewards instead of the group's own mean.
         weights: shape (n,), factors on the advantages.
+        std: what `scale_rewards: group` divides by instead of the standard deviation of all the
+            group's rewards, in units of reward.
     """
 
     prompt_id: int
@@ -92,6 +94,7 @@ class Group:
     kept: NDArray[np.int64] | None = None
     baseline: float | None = None
     weights: NDArray[np.float64] | None = None
+    std: float | None = None
 
     @property
     def num_rollouts(self) -> int:
@@ -154,6 +157,7 @@ class Group:
             indices,
             self.baseline,
             self.weights,
+            self.std,
         )
 
     def join(self, other: "Group") -> "Group":
@@ -164,16 +168,18 @@ class Group:
         both.
 
         Raises:
-            ValueError: the groups are of different prompts, or have different baselines, which
-                one group cannot have; set the baseline after joining.
+            ValueError: the groups are of different prompts, or have different baselines or standard
+                deviations to divide by, which one group cannot have; set them after joining.
         """
         if other.prompt_id != self.prompt_id:
             raise ValueError(f"cannot join prompts {self.prompt_id} and {other.prompt_id}")
-        if other.baseline != self.baseline:
-            raise ValueError(
-                f"cannot join groups with baselines {self.baseline} and {other.baseline}; set one "
-                "on the joined group"
-            )
+        for name in ("baseline", "std"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine != theirs:
+                raise ValueError(
+                    f"cannot join groups with {name}s {mine} and {theirs}; set one on the joined "
+                    "group"
+                )
         both = (self, other)
         kept = weights = entropies = answers = None
         if self.kept is not None or other.kept is not None:
@@ -196,6 +202,7 @@ class Group:
             kept,
             self.baseline,
             weights,
+            self.std,
         )
 
 
@@ -230,7 +237,8 @@ class Strategy(ABC):
     Class attributes, all of which have defaults:
 
     - `name` (the class's own), `summary`, `source`, `mark` (V: read in the source, S: from a second
-      source, I: inferred or own) and `pays` fill the table of `dopr strategies`;
+      source, T: from a third party's full reading or code, I: inferred or own) and `pays` fill the
+      table of `dopr strategies`;
     - `measures` lists the quantities of `Measure` that it needs, `may_measure` those that it does
       better with where the driver can answer;
     - `replays` says that groups of earlier steps may be returned, `reads_answers` that it needs

@@ -269,6 +269,7 @@ def _is_plain(group: Group) -> bool:
         group.kept is None
         and group.baseline is None
         and group.weights is None
+        and group.std is None
         and len(group.scored) > 1
         and len({stored.uid for stored in group.handle}) == 1
     )

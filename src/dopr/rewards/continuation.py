@@ -21,16 +21,18 @@ def words(text: str) -> list[str]:
     return _WORD.findall(plain)
 
 
-def prefix_match(prediction: str, reference: str, min_words: int = 1) -> bool:
-    """Whether the prediction's words are the reference's first words.
+def prefix_match(prediction: str, reference: str, min_words: int = 1, following: str = "") -> bool:
+    """Whether the prediction's words are the first words of the reference and what follows it.
 
     Args:
         prediction: what the model wrote.
         reference: the text's own sentence.
         min_words: words that the prediction must have; all of a shorter reference.
+        following: the text's sentences after it; a prediction may run on into them.
     """
     found, wanted = words(prediction), words(reference)
     enough = max(1, min(min_words, len(wanted)))
+    wanted += words(following)
     return len(found) >= enough and found == wanted[: len(found)]
 
 
@@ -50,9 +52,9 @@ def make_rlpt_reward(judge: RewardFunction | None = None) -> RewardFunction:
 
     Args:
         judge: scores the predictions in place of the prefix match: a function in TRL's signature
-            that is given the predicted sentences as `completions` (texts) and the text's own as
-            `answer`, such as one that asks a language model whether one is a beginning of the
-            other in meaning.
+            that is given the predicted sentences as `completions` (texts), the text's own as
+            `answer` and, in `extra_info`, the sentences after it as `following`, such as one that
+            asks a language model whether one is a beginning of the other in meaning.
     """
 
     def rlpt_reward(
@@ -64,13 +66,15 @@ def make_rlpt_reward(judge: RewardFunction | None = None) -> RewardFunction:
         data_source: Sequence[Any] | None = None,
         **columns: Any,
     ) -> list[float | None]:
-        """1.0 where the prediction's words are the first of the reference's, else 0.0.
+        """1.0 where the prediction's words are the text's own next words, else 0.0.
 
-        The column `extra_info` of an `rlpt:` task says how many words a prediction must have.
-        None where the reference is missing and for rows of other tasks.
+        The column `extra_info` of an `rlpt:` task says how many words a prediction must have, and
+        which sentences follow the one asked for. None where the reference is missing and for rows
+        of other tasks.
 
-        Source: RLPT [2509.19249, S] rewards a prefix in meaning, judged by a model; the match of
-        words is ours.
+        Source: RLPT [2509.19249, S] rewards a prefix in meaning, judged by a model; its authors
+        dropped the match with one sentence, since predictions span several [T]. The match of words
+        is ours.
 
         Raises:
             UserError: no column `answer`.
@@ -101,7 +105,9 @@ def make_rlpt_reward(judge: RewardFunction | None = None) -> RewardFunction:
 def _match(prediction: str, reference: Any, info: Any) -> float | None:
     if extract.is_missing(reference):
         return None
-    return float(prefix_match(prediction, str(reference), row_info(info).get("min_words", 1)))
+    row = row_info(info)
+    following = str(row.get("following") or "")
+    return float(prefix_match(prediction, str(reference), row.get("min_words", 1), following))
 
 
 rlpt_reward = make_rlpt_reward()

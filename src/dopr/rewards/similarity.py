@@ -12,16 +12,22 @@ BAD_FORMAT = -1.0
 _TASKS = ("gym:", "rlpt:", "srl:")
 
 
-def similarity(action: str, reference: str) -> float:
+def similarity(action: str, reference: str, autojunk: bool = False) -> float:
     """2 M / T in [0, 1]: M characters in matching blocks, T characters of both texts together.
 
-    White space is collapsed first (ours). Matching is difflib's, longest block first, with its
-    shortcut for frequent characters off, so that long steps are compared like short ones.
+    White space is collapsed first (ours). Matching is difflib's, longest block first.
+
+    Args:
+        action: what the model wrote.
+        reference: the expert's step.
+        autojunk: difflib's shortcut for characters that are frequent in a reference of at least 200
+            of them. Off (ours), long steps are compared like short ones; on is Python's default and
+            that of a third party's code [T].
 
     Source: SRL [2510.25992, S].
     """
     first, second = (" ".join(text.split()) for text in (action, reference))
-    return difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
+    return difflib.SequenceMatcher(None, first, second, autojunk=autojunk).ratio()
 
 
 def find_action(text: str, thought: str = "required", separator: str = "") -> str | None:
@@ -79,7 +85,9 @@ def _score(completion: Any, reference: str, info: Any) -> float:
     row = row_info(info)
     thought, separator = row.get("thought", "required"), row.get("separator", "")
     action = find_action(extract.completion_text(completion), thought, separator)
-    return BAD_FORMAT if action is None else similarity(action, reference)
+    if action is None:
+        return BAD_FORMAT
+    return similarity(action, reference, autojunk=row.get("ratio") == "autojunk")
 
 
 def other_tasks(own: str, data_source: Sequence[Any] | None, number: int) -> list[bool]:

@@ -7,12 +7,16 @@ from dopr.core.errors import UserError, unknown_name
 from dopr.core.preparation import check_options
 from dopr.core.strategy import Strategy
 from dopr.strategies.methods.ar3po import AR3PO
+from dopr.strategies.methods.bots import BOTS
+from dopr.strategies.methods.cero import CERO
 from dopr.strategies.methods.coba_rl import CobaRL
 from dopr.strategies.methods.cures import CurES
 from dopr.strategies.methods.dapo import DAPO
 from dopr.strategies.methods.dopr import DoPR
 from dopr.strategies.methods.dopr_paper import DoPRPaper
 from dopr.strategies.methods.dots import DOTS
+from dopr.strategies.methods.gps import GPS
+from dopr.strategies.methods.graph import Graph
 from dopr.strategies.methods.greso import GRESO
 from dopr.strategies.methods.history_variance import HistoryVariance
 from dopr.strategies.methods.knapsack import Knapsack
@@ -30,7 +34,9 @@ from dopr.strategies.methods.sec import SEC
 from dopr.strategies.methods.speed import SPEED
 from dopr.strategies.methods.uniform import Uniform
 from dopr.strategies.methods.vcrl import VCRL
+from dopr.strategies.methods.vigor import VIGOR
 from dopr.strategies.methods.vip import VIP
+from dopr.strategies.methods.xrpo import XRPO
 
 _CLASSES: tuple[type[Strategy], ...] = (
     Uniform,
@@ -54,6 +60,12 @@ _CLASSES: tuple[type[Strategy], ...] = (
     Knapsack,
     VIP,
     PREPO,
+    BOTS,
+    Graph,
+    CERO,
+    VIGOR,
+    XRPO,
+    GPS,
     SEC,
     LIMR,
     HistoryVariance,

@@ -36,6 +36,9 @@ class RLPTOptions:
         context: sentences shown before the one asked for, at most.
         min_words: sentences of fewer words are not asked for, and a prediction must give as many to
             be rewarded.
+        following: sentences after the one asked for into which a prediction may run on, at most;
+            0 rewards beginnings of that sentence alone. The source takes any beginning of the rest
+            of the text [T].
         thought: `required` asks for a thought and a marked answer; `none` lets the model continue
             the text as it is.
     """
@@ -44,6 +47,7 @@ class RLPTOptions:
     middle_weight: float = 1.0
     context: int = 8
     min_words: int = 3
+    following: int = 4
     thought: str = "required"
 
 
@@ -63,6 +67,8 @@ def rlpt_rows(source: str, *, limit: int | None) -> list[Row]:
     one_of("thought of rlpt:", options.thought, THOUGHTS)
     if options.context < 1 or options.min_words < 1:
         raise UserError(f"{source!r}: context and min_words must be at least 1")
+    if options.following < 0:
+        raise UserError(f"{source!r}: following must not be negative")
     if not 0 < options.middle_weight < math.inf:
         raise UserError(f"{source!r}: middle_weight must be above 0; ask=next leaves MSR out")
     rows: list[Row] = []
@@ -105,11 +111,12 @@ def _rows_of(text: str, options: RLPTOptions, label: str) -> list[Row]:
         if i == 0 or len(words(target)) < options.min_words:
             continue
         before = " ".join(sentences[max(0, i - options.context) : i])
+        rest = " ".join(sentences[i + 1 : i + 1 + options.following])
         if options.ask != "middle":
-            rows.append(_row(_next_prompt(before, options), target, "next", options, label))
+            rows.append(_row(_next_prompt(before, options), target, rest, "next", options, label))
         if options.ask != "next" and i + 1 < len(sentences):
             prompt = _middle_prompt(before, sentences[i + 1], options)
-            rows.append(_row(prompt, target, "middle", options, label))
+            rows.append(_row(prompt, target, rest, "middle", options, label))
     return rows
 
 
@@ -134,8 +141,8 @@ def thin_out(rows: list[Row], options: RLPTOptions) -> list[Row]:
     return kept
 
 
-def _row(prompt: str, target: str, ask: str, options: RLPTOptions, label: str) -> Row:
-    info = {"ask": ask, "min_words": options.min_words}
+def _row(prompt: str, target: str, rest: str, ask: str, options: RLPTOptions, label: str) -> Row:
+    info = {"ask": ask, "min_words": options.min_words, "following": rest}
     return {
         "id": None,
         "prompt": prompt,

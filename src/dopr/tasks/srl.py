@@ -4,8 +4,9 @@ A solution of N steps gives N - 1 prompts: the problem and the first k - 1 steps
 k from 1 to N - 1; the reference is step k. The last step, mostly the bare answer, is never asked
 for.
 
-Source: SRL [2510.25992, S]. How solutions are cut into steps and how a prompt is worded were not
-available and are ours.
+Source: SRL [2510.25992, S]. How solutions are cut into steps and how a prompt is worded are ours,
+but for `wording=monologue`, after a third party's note and code [T]; there only solutions with
+numbered steps are used (`steps=numbered&short=drop`).
 """
 
 import re
@@ -21,15 +22,22 @@ from dopr.tasks.sources import read_source
 
 STEPS = ("auto", "numbered", "sentences", "lines")
 THOUGHTS = ("required", "none")
+RATIOS = ("plain", "autojunk")
 _SOLUTIONS = ("steps", "solution", "expert_solution", "answer", "output", "response")
 _MARKER = re.compile(
     r"^[ \t]*(?:[*#_]+[ \t]*)?(?:step[ \t]+(?P<named>\d+)[ \t]*[.:)\-–]?|\(?(?P<plain>\d+)[.):])"
     r"[*_]*[:.]?(?:[ \t]+|$)",
     re.IGNORECASE | re.MULTILINE,
 )
-_INSTRUCTION = (
-    "Think about it between <think> and </think>, then write the next step and nothing else."
-)
+_INSTRUCTIONS = {
+    "brief": (
+        "Think about it between <think> and </think>, then write the next step and nothing else."
+    ),
+    "monologue": (
+        "First work out in an inner monologue, between <think> and </think>, how to go on. Then "
+        "write the very next logical step of the solution: this one step, not those after it."
+    ),
+}
 
 
 @dataclass
@@ -43,12 +51,19 @@ class SRLOptions:
             continue problem and steps as they are, for models without a chat form.
         separator: stands between problem and steps where no thought is asked for; what a model
             writes after the first one is not part of its step.
+        wording: how a step is asked for where a thought is: `brief`, ours, or `monologue`, which
+            asks for the very next logical step after an inner monologue [T].
+        ratio: how like the expert's a step is: difflib's ratio `plain`, or with its shortcut for
+            frequent characters, `autojunk`, which acts from 200 characters on and is Python's
+            default and that of a third party's code [T].
         short: `error` refuses solutions of one step, `drop` leaves them out.
     """
 
     steps: str = "auto"
     thought: str = "required"
     separator: str = "\n"
+    wording: str = "brief"
+    ratio: str = "plain"
     short: str = "error"
 
 
@@ -70,6 +85,8 @@ def srl_rows(
     name, options = parse_source(source, SRLOptions)
     one_of("steps of srl:", options.steps, STEPS)
     one_of("thought of srl:", options.thought, THOUGHTS)
+    one_of("wording of srl:", options.wording, tuple(_INSTRUCTIONS))
+    one_of("ratio of srl:", options.ratio, RATIOS)
     one_of("short of srl:", options.short, ("drop", "error"))
     # Every row gives an instance at least, unless short ones are left out.
     raw, label = read_source(name, split, limit if options.short == "error" else None)
@@ -163,6 +180,7 @@ def _instances(
             "extra_info": {
                 "thought": options.thought,
                 "separator": options.separator,
+                "ratio": options.ratio,
                 "step": k,
                 "num_steps": len(steps),
             },
@@ -174,7 +192,8 @@ def _instances(
 def _prompt(problem: str, done: list[str], options: SRLOptions) -> str:
     if options.thought == "none":
         return options.separator.join([problem, *done])
+    instruction = _INSTRUCTIONS[options.wording]
     if not done:
-        return f"{problem}\n\n{_INSTRUCTION}"
+        return f"{problem}\n\n{instruction}"
     listed = "\n".join(f"Step {i}: {step}" for i, step in enumerate(done, start=1))
-    return f"{problem}\n\nSteps so far:\n{listed}\n\n{_INSTRUCTION}"
+    return f"{problem}\n\nSteps so far:\n{listed}\n\n{instruction}"

@@ -98,7 +98,8 @@ def trl_advantages_hold(kept: Sequence[Group]) -> bool:
         kept: at least one group.
     """
     holds: bool = kept[0].handle[0].round.advantages_hold
-    return holds and all(group.baseline is None and group.weights is None for group in kept)
+    own = [(group.baseline, group.weights, group.std) for group in kept]
+    return holds and all(value is None for values in own for value in values)
 
 
 def check_fresh(kept: Sequence[Group], strategy: Strategy, step: int) -> None:

@@ -32,7 +32,7 @@ class MethodSettings:
             `dopr.core.advantages`. `scale_rewards` does not apply to `dbb`.
         ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, in what
             strategies and the advantages of `dbb` know of it (there it is lambda). None takes the
-            strategy's, which is 1 for most.
+            strategy's, which is 1 for most; with `dbb` 0.5 takes the place of such a 1.
         empty_update: what to do in a step whose groups all lack reward variance. `take` the
             optimiser step on what there is, as TRL does (momentum and decay still act), or `skip`
             it. A step with nothing to train on at all is always skipped.

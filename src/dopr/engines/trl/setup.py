@@ -12,6 +12,7 @@ from accelerate.utils import DistributedType, gather_object
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from dopr.core.advantages import usual_discount
 from dopr.core.driver import Driver
 from dopr.core.errors import UserError
 from dopr.core.preparation import Sizes, leaves_prompts_open, prepare
@@ -179,10 +180,13 @@ def make_driver(
         stream = OfferedStream(len(pool), args.seed)
         stream.categories = prompt_categories(pool)
     room = max(1, args.generation_batch_size // args.num_generations)
+    discount = settings.ledger_discount
+    if discount is None:
+        discount = usual_discount(strategy, settings.advantage_estimator)
     return Driver(
         prepare(strategy, Sizes(args.num_generations, room)),
         stream,
         max_rounds=settings.max_rounds,
         can_measure=can_measure,
-        discount=settings.ledger_discount,
+        discount=discount,
     )

@@ -44,15 +44,15 @@ def _ends(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 class PODS(Strategy):
     """Max-variance down-sampling: num_generations rollouts, `keep` of them trained on.
 
-    It saves updates, not rollouts. The baseline is the mean reward of the rollouts kept.
+    It saves updates, not rollouts. Advantages are those of the rollouts kept among themselves:
+    their mean is the baseline and their standard deviation (with m - 1) the scale.
 
     Args:
         prompts_per_step: prompts in a step.
         keep: m, rollouts of a prompt to train on, at least 2. None takes a quarter of
             num_generations (16 of 64 in the source), at least 2.
 
-    Source: PODS [2504.13818; YixuanEvenXu/pods, V]. There the standard deviation is that of the
-    rollouts kept, too; here it is that of all, which differs by a factor per group.
+    Source: PODS [2504.13818; YixuanEvenXu/pods, V], which has 16 to 512 rollouts a prompt.
     """
 
     name = "pods"
@@ -88,4 +88,6 @@ class PODS(Strategy):
         if not scored.size:
             return group.keep(np.arange(min(count, group.num_rollouts)))
         kept = scored[max_variance_subset(group.rewards[scored], count)]
-        return replace(group.keep(kept), baseline=float(group.rewards[kept].mean()))
+        rewards = group.rewards[kept]
+        std = float(rewards.std(ddof=1)) if len(rewards) > 1 else 0.0
+        return replace(group.keep(kept), baseline=float(rewards.mean()), std=std)

@@ -20,35 +20,35 @@ class PREPO(Strategy):
     """A curriculum by prompt perplexity, with exploratory rollouts weighted up.
 
     Each step measures the perplexity of a batch of candidates under the policy, which costs a
-    forward pass over the prompts and no rollout, sorts them, and takes neighbours: the lowest at
-    the start of the run, the highest from step `schedule_steps` on, in between in proportion. The
-    advantages of a rollout with mean token entropy H_i are multiplied by H_i / mean(H).
-
-    The source's schedule and weights were not available: both are ours. Where the engine gives no
-    entropies the weights stay 1.
+    forward pass over the prompts and no rollout, sorts them, and takes K = `prompts_per_step`
+    neighbours from place floor(rho (candidates - K)) on, rho the share of the run that is done:
+    the lowest at the start, the highest at the end. The advantages of a rollout with mean token
+    entropy H_i are multiplied by H_i over the batch's mean. The source divides no rollout's loss by
+    its length: set `loss_type: dr_grpo`. Where the engine gives no entropies the weights stay 1.
 
     Args:
-        candidates: prompts measured each step.
+        candidates: prompts measured each step. 40 makes 8 of them the share, 20%, to which the
+            source cuts its random baseline; its own batch is not known to us.
         prompts_per_step: how many of them are rolled out.
         schedule_steps: steps until the highest perplexities are reached; set it to the length of
-            the run.
-        relative_to: mean(H) of the rollout's own `group` (no prompt gains weight over another) or
-            of the whole `batch`.
+            the run, which a strategy does not know.
+        relative_to: mean(H) of the whole `batch` as in the source, or of the rollout's own `group`
+            (ours: no prompt gains weight over another).
 
-    Source: PREPO [2511.00794, S]; schedule, weights and candidates I.
+    Source: PREPO [2511.00794, T]: a third party's note on the full paper; no official code.
     """
 
     name = "prepo"
     summary = "prompts from low to high perplexity, rollouts weighted by their entropy"
     source = "PREPO, arXiv 2511.00794"
-    mark = "S"
+    mark = "T"
     measures = frozenset({"perplexity"})
     reads_entropies = True
 
-    candidates: int = 32
+    candidates: int = 40
     prompts_per_step: int = 8
     schedule_steps: int = 200
-    relative_to: Literal["group", "batch"] = "group"
+    relative_to: Literal["group", "batch"] = "batch"
 
     def __post_init__(self) -> None:
         require(
@@ -79,7 +79,7 @@ class PREPO(Strategy):
         order = np.argsort(perplexities, kind="stable")
         wanted = min(self.prompts_per_step, len(order))
         progress = min(step / self.schedule_steps, 1.0)
-        start = round(progress * (len(order) - wanted))
+        start = int(progress * (len(order) - wanted) + 1e-9)
         return order[start : start + wanted]
 
     def _explain(self, perplexities: NDArray[np.float64], step: int) -> None:
@@ -89,7 +89,7 @@ class PREPO(Strategy):
             self._last["select/perplexity"] = float(known.mean())
 
 
-def weigh_by_entropy(groups: list[Group], relative_to: str = "group") -> list[Group]:
+def weigh_by_entropy(groups: list[Group], relative_to: str = "batch") -> list[Group]:
     """The groups with weights H_i / mean(H); groups without entropies stay as they are.
 
     A rollout whose entropy is unknown (NaN) has weight 1, and so have all where the mean is 0.

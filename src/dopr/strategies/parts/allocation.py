@@ -169,7 +169,10 @@ class UnequalGroups(Strategy):
         )
 
     def ask(self, ids: NDArray[np.int64], counts: Counts) -> list[Request]:
-        """The requests for counts[j] rollouts of prompt ids[j]; notes the extremes for the log."""
+        """The requests for counts[j] rollouts of prompt ids[j], none where that is 0.
+
+        Notes the extremes for the log.
+        """
         self._last["select/largest_group"] = float(counts.max())
         self._last["select/smallest_group"] = float(counts.min())
-        return [Request(int(i), int(n)) for i, n in zip(ids, counts, strict=True)]
+        return [Request(int(i), int(n)) for i, n in zip(ids, counts, strict=True) if n]

@@ -19,6 +19,25 @@ SMALLEST_STD = 1e-6
 Array = NDArray[np.float64]
 
 
+def unmeasured(embeddings: NDArray[np.float32]) -> bool:
+    """Whether embeddings of a pool, NaN where a prompt is new, are still to be measured."""
+    return not len(embeddings) or bool(np.isnan(embeddings).any())
+
+
+def unit_vectors(values: Array, centered: bool) -> NDArray[np.float32]:
+    """Rows of length 1, 0 where there is nothing; shape as given.
+
+    Args:
+        values: shape (k, width); what is not finite counts as 0.
+        centered: subtract the mean row first.
+    """
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    if centered:
+        values = values - values.mean(axis=0)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    return np.asarray(values / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
+
+
 @dataclass
 class EmbeddingStrategy(Strategy):
     """Base of strategies that read prompt embeddings; each prompt is measured once and remembered.
