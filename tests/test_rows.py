@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dopr.core.errors import UserError
+from dopr.rewards import code_reward
 from dopr.tasks import load_task
 from dopr.tasks.columns import answer_text
 
@@ -226,3 +227,41 @@ def test_rows_say_their_source_where_asked(tmp_path: Path) -> None:
         named[0], named[0], named[1], named[2],
     ]  # fmt: skip
     assert "eval_set" not in load_task(named).column_names
+
+
+CODE_ROWS = {
+    "mbpp": {"text": "Write add(a, b).", "code": "", "test_list": ["assert add(1, 2) == 3"]},
+    "human-eval": {
+        "prompt": "def add(a, b):\n",
+        "entry_point": "add",
+        "test": "def check(candidate):\n    assert candidate(1, 2) == 3\n",
+    },
+    "open-r1": {
+        "problem_statement": "Write add(a, b).",
+        "verification_info": {
+            "language": "python",
+            "test_cases": [
+                {"type": "function_call", "fn_name": "add", "input": "[1, 2]", "output": "3"}
+            ],
+        },
+    },
+    "verl": {
+        "prompt": [{"role": "user", "content": "Write add(a, b)."}],
+        "reward_model": {
+            "style": "rule",
+            "ground_truth": json.dumps({"fn_name": "add", "inputs": [[1, 2]], "outputs": [3]}),
+        },
+    },
+}
+
+
+@pytest.mark.parametrize("kind", CODE_ROWS)
+def test_tests_of_a_program_stand_for_the_answer(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(CODE_ROWS[kind]) + "\n")
+    rows = load_task(str(file))
+    codes = ["def add(a, b):\n    return a + b", "def add(a, b):\n    return a - b"]
+    completions = [f"```python\n{code}\n```" for code in codes]
+    columns = {name: [rows[0][name]] * 2 for name in rows.column_names if name != "prompt"}
+    prompts = [rows[0]["prompt"]] * 2
+    assert code_reward(prompts=prompts, completions=completions, **columns) == [1.0, 0.0]

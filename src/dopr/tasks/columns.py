@@ -17,6 +17,10 @@ from dopr.tasks.messages import read_prompt, refuse_pictures
 
 # In order of preference: the first that a dataset has is taken.
 PROMPTS = ("prompt", "question", "problem", "query", "instruction", "input")
+PROMPTS += ("problem_statement", "text")
+# Tests of a program stand for the answer, see `dopr.rewards.code_tests`.
+TESTS = ("verification_info", "test_list", "input_output", "test_cases", "tests")
+TESTS += ("public_test_cases", "test")
 ANSWERS = (
     "answer",
     "ground_truth",
@@ -68,7 +72,8 @@ def make_mapper(
         answer_column = _first(ANSWERS, free)
     if prompt_column is None:
         raise _no_column("prompt", names, source)
-    if answer_column is None and "reward_model" not in names:
+    tested = any(name in names for name in TESTS)
+    if answer_column is None and "reward_model" not in names and not tested:
         raise _no_column("answer", names, source)
     id_column = given.get("id") or ("id" if "id" in names else None)
     with_context = prompt_column != "prompt" and "final_answer" in names and "context" in names
@@ -80,11 +85,11 @@ def make_mapper(
         if with_context and row["context"] and isinstance(prompt, str):
             prompt = f"{row['context']}\n\n{prompt}"
         metadata = _info(row.get("metadata"))
-        truth = None if answer_column else _info(row["reward_model"]).get("ground_truth")
+        truth = None if answer_column else _info(row.get("reward_model")).get("ground_truth")
         raw = row[answer_column] if answer_column else truth
         family = metadata.get("source_dataset")
         answer = answer_text(raw)
-        if not answer and family is None:
+        if not answer and family is None and not tested:
             raise UserError(f"{where} has no answer; remove the row or name another column")
         used = {prompt_column, answer_column, id_column, *_NOT_INFO}
         extra = {key: value for key, value in row.items() if key not in used and value is not None}
