@@ -167,14 +167,15 @@ def test_continuous_and_negative_rewards_train(tmp_path: Path) -> None:
 # subtracts and multiplies by: worked out by hand.
 GROUPS = ([1, 0, 0, 1, 0], [0, 1, 0], [1, 0, 0, 1])
 MEANS = (2 / 5, 1 / 3, 1 / 2)
-# Successes and failures, one of each assumed before: 5 of 11 and 2 of 5.
-POSTERIORS = (5 / 11, 2 / 5, 5 / 11)
+# Successes and failures, beside one of each assumed before and faded by one half since, as DBB does
+# where nothing else is said: 4 + 1/2 of 9 + 1, and 1 + 1/2 of 3 + 1.
+POSTERIORS = (9 / 20, 3 / 8, 9 / 20)
 CENTERS = {"group": MEANS, "leave_one_out": MEANS, "dbb": POSTERIORS}
 FACTORS = {"group": (1, 1, 1), "leave_one_out": (5 / 4, 3 / 2, 4 / 3), "dbb": (1, 1, 1)}
 DEVIATIONS = {
     "group": np.sqrt([3 / 10, 1 / 3, 1 / 3]),
     "batch": np.sqrt([35 / 132] * 3),  # five of twelve are right
-    "own": np.sqrt([30 / 121, 6 / 25, 30 / 121]),
+    "own": np.sqrt([99 / 400, 15 / 64, 99 / 400]),
 }
 
 
@@ -199,9 +200,10 @@ def test_the_loss_is_given_the_advantages_of_the_estimator(
     )
     recorder, before = Recorder(trainer), parameters(trainer)
     trainer.train()
-    # DBB brings its own scale, whatever is asked for.
+    # DBB brings its own scale, whatever is asked for, which is never 0 and wants no epsilon.
     by = "own" if estimator == "dbb" else scale
-    divisors = np.ones(3) if by == "none" else DEVIATIONS[by] + 1e-4
+    epsilon = 0.0 if by == "own" else 1e-4
+    divisors = np.ones(3) if by == "none" else DEVIATIONS[by] + epsilon
     wanted = [
         (reward - center) * factor / divisor
         for rewards, center, factor, divisor in zip(
