@@ -16,11 +16,15 @@ from dopr.rewards.extract import boxed
 from dopr.tasks.messages import read_prompt, refuse_pictures
 
 # In order of preference: the first that a dataset has is taken.
-PROMPTS = ("prompt", "question", "problem", "query", "instruction", "input")
-PROMPTS += ("problem_statement", "text")
+PROMPTS = (
+    *("prompt", "question", "problem", "query", "instruction", "input", "problem_statement"),
+    "text",
+)
 # Tests of a program stand for the answer, see `dopr.rewards.code_tests`.
-TESTS = ("verification_info", "test_list", "input_output", "test_cases", "tests")
-TESTS += ("public_test_cases", "test")
+TESTS = (
+    *("verification_info", "test_list", "input_output", "test_cases", "tests"),
+    *("public_test_cases", "test"),
+)
 ANSWERS = (
     "answer",
     "ground_truth",
