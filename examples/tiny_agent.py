@@ -78,7 +78,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder")
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--games", type=int, default=8, help="in a step")
     options = parser.parse_args()
     torch.manual_seed(0)
