@@ -91,7 +91,7 @@ def test_a_strategy_that_needs_more_is_refused_with_those_that_work(name: str) -
             driver_of(name, samples=4)
         else:
             driver_of(name)
-    assert "strategies that work with it: coba-rl" in str(refused.value)
+    assert "strategies that work with it: bots" in str(refused.value)
     assert "dopr" in str(refused.value)
 
 
