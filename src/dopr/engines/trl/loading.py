@@ -13,9 +13,16 @@ from trl import GRPOTrainer
 
 from dopr.core.driver import Driver
 from dopr.core.errors import UserError
+from dopr.core.stream import OfferedStream
 from dopr.engines.prompt_pool import prompt_names
 from dopr.engines.trl import checkpoints
-from dopr.engines.trl.setup import ROW, loader_rows, prompt_stream, take_row_numbers
+from dopr.engines.trl.setup import (
+    ROW,
+    loader_order,
+    loader_rows,
+    prompt_stream,
+    take_row_numbers,
+)
 from dopr.engines.trl.streaming import Window
 
 
@@ -43,6 +50,17 @@ class LoadingTrainer(GRPOTrainer):
         if self.args.remove_unused_columns:  # rewards see what is left, as in TRL
             rows = self._remove_unused_columns(rows, "training")
         self._pool = rows
+
+    @property
+    def _in_loader_order(self) -> bool:
+        """Prompts are taken as TRL's loader offers them, which promises TRL's own result."""
+        return isinstance(self.driver.stream, OfferedStream)
+
+    def _take_loader_order(self) -> None:
+        """Hand the loader's batch on to a stream that goes by it."""
+        if isinstance(self.driver.stream, OfferedStream):
+            assert self.num_generations is not None  # TRL fills it in
+            self.driver.stream.offer(loader_order(self.offered, self.num_generations))
 
     def _renew_window(self) -> None:
         """Of a streaming dataset, take the next rows once all of those held were offered."""

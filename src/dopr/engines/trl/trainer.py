@@ -26,17 +26,12 @@ from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_b
 
 from dopr.core.advantages import compute_advantages
 from dopr.core.driver import StepOutcome
-from dopr.core.stream import OfferedStream
 from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
 from dopr.engines.prompt_pool import row_name
 from dopr.engines.trl import pictures, rollout_tensors, versions
 from dopr.engines.trl.completion_table import clear_table, correct_advantages
 from dopr.engines.trl.losses import LossTrainer
-from dopr.engines.trl.micro_batches import (
-    cut_micro_batches,
-    loss_mask,
-    whole_batch,
-)
+from dopr.engines.trl.micro_batches import cut_micro_batches, loss_mask, whole_batch
 from dopr.engines.trl.multi_objective import (
     NORMALIZE_THEN_SUM,
     check_aggregation,
@@ -53,13 +48,7 @@ from dopr.engines.trl.rounds import (
 from dopr.engines.trl.saving import SavingTrainer
 from dopr.engines.trl.schedule import run_over_rollouts
 from dopr.engines.trl.selection import Selection
-from dopr.engines.trl.setup import (
-    check_engine,
-    check_pool,
-    loader_order,
-    make_driver,
-    measurable,
-)
+from dopr.engines.trl.setup import check_engine, check_pool, make_driver, measurable
 from dopr.engines.trl.streaming import Window
 from dopr.policy.entropies import EntropyTotals, mean_entropies
 from dopr.policy.final_answers import final_answers
@@ -183,9 +172,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        if isinstance(self.driver.stream, OfferedStream):
-            assert self.num_generations is not None  # TRL fills it in
-            self.driver.stream.offer(loader_order(self.offered, self.num_generations))
+        self._take_loader_order()
         self._entropy_totals.flush(self.driver.ledger)
         self._renew_window()
         step = self.driver.ledger.step
@@ -214,7 +201,9 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         assert self._single_rewards is not None
         entropies, answers = self._read_rollouts(batch), self._round_answers
         batch = split_pixel_values_by_grid(batch)
-        holds = regular and not self._miscounts(self._round_rewards)
+        # The loader's order promises TRL's own result, so it keeps TRL's advantages.
+        right = self._in_loader_order or not versions.miscounts_unscored(self._round_rewards)
+        holds = regular and right
         done = Round(batch, local, self._single_rewards, holds)
         if self.driver.strategy.replays and processes > 1:
             everyones = rollout_tensors.share(batch, self.accelerator, self._tokenizer.pad_token_id)
@@ -232,13 +221,6 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             blank = [not group.informative for group in groups]
             self._metrics["train"]["frac_reward_zero_std"][-1] = float(np.mean(blank))
         return groups
-
-    def _miscounts(self, rewards: NDArray[np.float64]) -> bool:
-        """Whether this TRL's own advantages are wrong for a round because of rollouts that no
-        function could score. The loader's order promises TRL's own result, so it keeps them.
-        """
-        exact = isinstance(self.driver.stream, OfferedStream)
-        return versions.UNSCORED_COUNTS_AS_ZERO and not exact and bool(np.isnan(rewards).any())
 
     def _read_rollouts(self, batch: dict[str, Any]) -> NDArray[np.float64] | None:
         """Keep the log-probabilities of rollouts that may be trained on later, for the importance
@@ -278,8 +260,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             return super()._generate_single_turn(*args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)
         # The loader's order promises TRL's own result, to the last bit.
-        exact = isinstance(self.driver.stream, OfferedStream)
-        with faster_generation(policy, self.generation_config, exact):
+        with faster_generation(policy, self.generation_config, exact=self._in_loader_order):
             return super()._generate_single_turn(*args, **kwargs)
 
     def _measure(self, asked: Measure) -> tuple[NDArray[np.float64], int]:

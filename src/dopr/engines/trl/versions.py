@@ -8,13 +8,12 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dopr.core.errors import UserError
 
 TRL = tuple(int(part) for part in version("trl").split(".")[:2])
-
-# TRL before 1.6 counts a rollout that no function could score as one with reward 0, in the mean of
-# its group too; from 1.6 on it is left out.
-UNSCORED_COUNTS_AS_ZERO = TRL < (1, 6)
 
 # Before 1.16 the entropies that TRL gives to the loss carry no gradient.
 ENTROPIES_HAVE_GRADIENT = TRL >= (1, 16)
@@ -47,6 +46,17 @@ def check_entropies(ibro_coefficient: float | None, estimator: str, use_liger: b
             f"with use_liger_kernel TRL {version('trl')} computes no token entropies, which "
             "advantage_estimator 'zvp' needs; install trl 1.14 or newer, or turn one of them off"
         )
+
+
+def miscounts_unscored(rewards: NDArray[np.float64]) -> bool:
+    """Whether this TRL's own advantages are wrong for rollouts that no function could score: before
+    1.6 they count as ones with reward 0, in the mean of their group too; from 1.6 on they are left
+    out.
+
+    Args:
+        rewards: of a round, shape (n,); NaN where no function could score.
+    """
+    return TRL < (1, 6) and bool(np.isnan(rewards).any())
 
 
 def known_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
