@@ -304,6 +304,7 @@ def test_side_by_side_makes_every_run_once(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     command = ["compare", "--config", str(config), "--quiet", "--json"]
+    command += ["--base.bf16", "true", "--base.gradient_checkpointing", "true"]  # as on a GPU
     assert cli.main([*command, "--jobs", "2"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["strategies"]["dopr"]["seeds"] == [0, 1]

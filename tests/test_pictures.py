@@ -12,7 +12,7 @@ from dopr import DoPRConfig, DoPRTrainer
 from dopr.core.strategy import Request, Strategy
 from dopr.engines.trl import pictures, rollout_tensors
 from dopr.engines.trl.rollout_tensors import Rows
-from tiny import digits_reward, settings
+from tiny import digits_reward, settings, untouched
 from tiny_vlm import make_gemma, make_llava, make_pictures
 
 Make = Callable[[], tuple[Any, Any]]
@@ -66,6 +66,15 @@ def test_uniform_with_pictures_equals_plain_grpo(make: Make, tmp_path: Path) -> 
     ours = train(make, tmp_path / "ours", strategy="uniform")
     pairs = zip(plain.model.parameters(), ours.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize("strategy", ["dopr", "uniform", "ar3po"])
+@pytest.mark.parametrize("make", MODELS)
+def test_pictures_train_with_trl_defaults(make: Make, strategy: str, tmp_path: Path) -> None:
+    trainer = train(make, tmp_path, strategy=strategy, max_steps=2, **untouched())
+    assert trainer.args.bf16 and trainer.args.gradient_checkpointing
+    assert all(torch.isfinite(parameter).all() for parameter in trainer.model.parameters())
+    assert trainer.state.global_step == 2
 
 
 # dapo mixes rounds and cuts rows off, ar3po trains on rollouts of earlier steps, pods keeps some.

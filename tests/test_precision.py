@@ -15,7 +15,9 @@ from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy.generation import decoding_loop, is_supported
 from dopr.policy.sampling import Sampling, generate
 from dopr.runs.evaluation import evaluate
-from tiny import SHAPE, digits_reward, make_dataset, make_model, make_tokenizer
+from dopr.strategies import STRATEGIES
+from tiny import SHAPE, digits_reward, make_dataset, make_model, make_tokenizer, untouched
+from training import make_trainer, parameters
 
 MODELS = {
     "llama": LlamaConfig(**SHAPE),
@@ -48,6 +50,31 @@ def test_trl_defaults_train(
     assert args.bf16 and args.gradient_checkpointing
     peft = {"peft_config": LoraConfig(task_type="CAUSAL_LM")} if adapters else {}
     assert train(DoPRTrainer, args, build("llama", dtype), **peft).state.global_step == 2
+
+
+REMEMBERING = sorted(
+    name for name, cls in STRATEGIES.items() if cls.replays or cls.measures or cls.reads_entropies
+)
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_strategies_that_measure_or_replay_train_and_resume_with_trl_defaults(
+    tmp_path: Path, name: str
+) -> None:
+    """What they read of the policy, and what a checkpoint holds of rollouts, is in bfloat16."""
+
+    def trainer() -> DoPRTrainer:
+        saving = {"save_strategy": "steps", "save_steps": 2, "scale_rewards": "none"}
+        return make_trainer(tmp_path, name, max_steps=4, **untouched(), **saving)
+
+    whole = trainer()
+    assert whole.args.bf16 and whole.args.gradient_checkpointing
+    whole.train()
+    assert torch.isfinite(parameters(whole)).all()
+    resumed = trainer()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert torch.equal(parameters(whole), parameters(resumed))
+    assert whole.driver.spent == resumed.driver.spent
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

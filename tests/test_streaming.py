@@ -12,7 +12,7 @@ from trl import GRPOConfig
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.core.errors import UserError
 from dopr.engines.trl.streaming import Window
-from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings
+from tiny import digits_reward, make_dataset, make_model, make_tokenizer, settings, untouched
 
 
 def numbers(count: int) -> IterableDataset:
@@ -111,7 +111,7 @@ def test_stream_that_fits_trains_as_its_rows_with_every_default(
         trainer = DoPRTrainer(
             make_model(),
             digits_reward,
-            GRPOConfig(**settings(tmp_path / name)),
+            GRPOConfig(**settings(tmp_path / name, **untouched())),
             rows,
             processing_class=make_tokenizer(),
             strategy=strategy,

@@ -14,7 +14,7 @@ from dopr.core.errors import UserError
 from dopr.core.strategy import Request, Strategy
 from dopr.policy.final_answers import final_answers
 from dopr.rewards.extract import completion_text
-from tiny import settings
+from tiny import settings, untouched
 
 DOUBLE = tool_call("double", number=7)
 DONE = "<|im_end|>"
@@ -135,6 +135,18 @@ def test_masks_tell_the_policys_words_from_the_tools_in_every_micro_batch(
     assert told_something
 
 
+@pytest.mark.parametrize("strategy", ["dopr", "ar3po", UnequalGroups()])
+def test_tools_train_with_trl_defaults(tmp_path: Path, strategy: Any) -> None:
+    trainer = make_trainer(tmp_path, tools=[double], strategy=strategy, **untouched())
+    assert trainer.args.bf16 and trainer.args.gradient_checkpointing
+    before = [parameter.detach().clone() for parameter in trainer.model.parameters()]
+    with speaking(trainer, by_turns):
+        trainer.train()
+    after = list(trainer.model.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(torch.isfinite(parameter).all() for parameter in after)
+
+
 def test_only_the_policys_own_tokens_count_as_generated(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, tools=[double], strategy="dopr", max_steps=1)
     with speaking(trainer, lambda chat, rollout: by_turns(chat, 1 if "twice" not in chat else 0)):
@@ -170,13 +182,14 @@ def patched_length(trainer: Any, length: int) -> Any:
     return patch.object(trainer.model, "generate", side_effect=generate)
 
 
-def test_uniform_with_tools_equals_plain_grpo(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", [{}, untouched()], ids=["float32", "trl defaults"])
+def test_uniform_with_tools_equals_plain_grpo(tmp_path: Path, precision: dict[str, Any]) -> None:
     trained = []
     for name, cls, more in (
         ("plain", GRPOTrainer, {}),
         ("ours", DoPRTrainer, {"strategy": "uniform"}),
     ):
-        trainer = make_trainer(tmp_path / name, cls, tools=[double], **more)
+        trainer = make_trainer(tmp_path / name, cls, tools=[double], **more, **precision)
         with speaking(trainer, by_turns):
             trainer.train()
         trained.append(list(trainer.model.parameters()))

@@ -1,127 +1,24 @@
 """Every field of TRL's GRPOConfig and every argument of its GRPOTrainer is honoured or refused."""
 
 import inspect
-import math
 import os
 import runpy
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 import pytest
 import torch
-import transformers
 import trl
 from trl import GRPOConfig, GRPOTrainer
 
 from dopr import DoPRConfig, DoPRTrainer
 from fake_vllm import use_fake_vllm
-from tiny import (
-    digits_reward,
-    length_reward,
-    make_dataset,
-    make_model,
-    make_tokenizer,
-    mixture_of_experts,
-    settings,
-)
-from trl_fields import ARGUMENTS, CASES, FIELDS, TRL_VERSION, Case
-
-# What a run logs about its own time and memory, and what only ours logs.
-_OF_THE_MACHINE = ("time", "_per_second", "_mem_", "total_flos", "profiling/")
-_OURS = ("rollout/", "select/")
-
-
-def columns_reward(completions: list[Any], **columns: Any) -> list[float]:
-    """Depends on which columns of the dataset are there."""
-    assert not any(name.startswith("dopr") for name in columns)
-    scores = digits_reward(completions)
-    return [-s for s in scores] if "answer" in columns else scores
-
-
-class Run:
-    """One training under a case's settings, and what can be seen of it afterwards."""
-
-    def __init__(self, cls: Any, config: Any, case: Case, folder: Path, **ours: Any) -> None:
-        usual = settings(folder, max_steps=2)
-        arguments = config(**(usual | case.with_ | case.fields | ours))
-        model: Any = make_model()
-        dataset, rewards, tokenizer = make_dataset(), [digits_reward], make_tokenizer()
-        more: dict[str, Any] = {}
-        for part in case.setup:
-            if part == "evaluation":
-                more["eval_dataset"] = make_dataset(3)
-            elif part == "chat":
-                dataset = make_dataset(chat=True)
-                tokenizer.chat_template = "{{ 'a' if shout else 'b' }}" + tokenizer.chat_template
-            elif part == "two rewards":
-                rewards.append(length_reward)
-            elif part == "columns reward":
-                rewards = [columns_reward]
-            elif part == "model by name":
-                model = str(save_model(folder / "model"))
-            elif part == "experts":
-                model = mixture_of_experts()
-            elif part == "dropout":
-                model = make_model()
-                model.config.attention_dropout = 0.5
-                for layer in model.model.layers:
-                    layer.self_attn.attention_dropout = 0.5
-                    layer.mlp.act_fn = torch.nn.Sequential(torch.nn.SiLU(), torch.nn.Dropout(0.5))
-            elif part == "short answers":
-                model = ends_soon()
-        self.trainer = cls(model, rewards, arguments, dataset, processing_class=tokenizer, **more)
-        self.trainer.train()
-        self.folder = folder
-
-    @property
-    def parameters(self) -> list[torch.Tensor]:
-        return [p.detach() for p in self.trainer.model.parameters()]
-
-    @property
-    def history(self) -> list[dict[str, Any]]:
-        """What was logged, without what differs between any two runs or is ours alone."""
-        return [
-            {
-                name: "nan" if isinstance(value, float) and math.isnan(value) else value
-                for name, value in row.items()
-                if not name.startswith(_OURS) and not any(w in name for w in _OF_THE_MACHINE)
-            }
-            for row in self.trainer.state.log_history
-        ]
-
-    @property
-    def files(self) -> set[str]:
-        found = {str(f.relative_to(self.folder)) for f in self.folder.rglob("*") if f.is_file()}
-        return {f for f in found if "dopr_" not in f and f != "metrics.jsonl"}
-
-    @property
-    def engine_settings(self) -> dict[str, Any]:
-        """What the engine in vLLM's place was made with, as far as it can be compared."""
-        engine = getattr(self.trainer, "vllm_generation", None)
-        made_with = {} if engine is None else engine.settings
-        return {k: v for k, v in made_with.items() if isinstance(v, (bool, int, float, str))}
-
-    def tables(self) -> list[pd.DataFrame]:
-        files = sorted(self.folder.glob("completions/*.parquet"))
-        return [pd.read_parquet(f).drop(columns="prompt_id", errors="ignore") for f in files]
-
-
-def save_model(folder: Path) -> Path:
-    make_model().save_pretrained(folder)
-    return folder
-
-
-def ends_soon() -> Any:
-    """A model that ends about half of its completions before they are cut."""
-    model = make_model()
-    with torch.no_grad():
-        model.lm_head.weight[1] = model.lm_head.weight.mean(0)
-        model.model.norm.weight.mul_(3.0)
-    return model
-
+from tiny import settings
+from trl_cases import CASES, Case
+from trl_fields import ARGUMENTS, FIELDS, TRL_VERSION
+from trl_run import Run, differences, same_parameters, set_back_the_process
 
 NAMES = [
     pytest.param(name, marks=pytest.mark.slow if case.slow else ()) for name, case in CASES.items()
@@ -130,14 +27,11 @@ NAMES = [
 
 @pytest.fixture(autouse=True)
 def process_left_as_it_was() -> Iterator[None]:
-    """Some fields change the whole process."""
     environment = dict(os.environ)
-    verbosity = transformers.logging.get_verbosity()
     yield
-    transformers.logging.set_verbosity(verbosity)
     os.environ.clear()
     os.environ.update(environment)
-    torch.use_deterministic_algorithms(False)
+    set_back_the_process()
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
 
@@ -149,12 +43,16 @@ def known(case: Case) -> Case:
         {name: value for name, value in given.items() if name in there}
         for given in (case.fields, case.with_)
     )
-    return Case(fields, more, case.setup, case.trains)
+    return replace(case, fields=fields, with_=more)
 
 
 @pytest.fixture(scope="module")
 def usual_parameters(tmp_path_factory: pytest.TempPathFactory) -> list[torch.Tensor]:
     return Run(GRPOTrainer, GRPOConfig, Case({}), tmp_path_factory.mktemp("usual")).parameters
+
+
+def uniform(case: Case, folder: Path) -> Run:
+    return Run(DoPRTrainer, DoPRConfig, case, folder, strategy="uniform")
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -169,17 +67,31 @@ def test_uniform_does_what_plain_grpo_does(
     if "vllm" in case.setup:
         use_fake_vllm(monkeypatch)
     plain = Run(GRPOTrainer, GRPOConfig, case, tmp_path / "plain")
-    uniform = Run(DoPRTrainer, DoPRConfig, case, tmp_path / "uniform", strategy="uniform")
-    assert all(map(torch.equal, plain.parameters, uniform.parameters))
-    assert plain.history == uniform.history
-    assert plain.files == uniform.files
-    assert plain.engine_settings == uniform.engine_settings
-    for ours, theirs in zip(uniform.tables(), plain.tables(), strict=True):
-        pd.testing.assert_frame_equal(ours, theirs)
-    same = len(usual_parameters) == len(plain.parameters) and all(
-        map(torch.equal, plain.parameters, usual_parameters)
-    )
-    assert same != case.trains or case.setup
+    ours = uniform(case, tmp_path / "uniform")
+    assert differences(plain, ours) == set()
+    assert same_parameters(plain.parameters, usual_parameters) != case.trains or case.setup
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CASES)
+def test_what_a_case_shows_of_its_fields_is_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A trainer that loses any one of the fields would be found out, but for those named unseen."""
+    case = known(CASES[name])
+    if "vllm" in case.setup:
+        use_fake_vllm(monkeypatch)
+    whole, unseen = uniform(case, tmp_path / "whole"), set()
+    for lost in case.fields:
+        fewer = {field: value for field, value in case.fields.items() if field != lost}
+        try:
+            without = uniform(replace(case, fields=fewer), tmp_path / lost)
+        except (TypeError, ValueError):  # such as a batch that no longer fits
+            continue
+        if differences(whole, without) <= {"settings"}:
+            unseen.add(lost)
+    assert unseen == set(case.unseen) & set(case.fields)
 
 
 # Nothing in these knows how prompts are chosen.

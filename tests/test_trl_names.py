@@ -29,6 +29,7 @@ Check = Callable[[Any], bool]
 # What is read or set on a trainer, and what it must be once a plain GRPOTrainer has trained.
 ATTRIBUTES: dict[str, Check] = {
     "_buffered_inputs": lambda x: isinstance(x, list) and isinstance(x[0], dict),
+    "_entropy_bonus_enabled": lambda x: x is False,
     "_is_vlm": lambda x: x is False,
     "_last_world_entropy": lambda x: x is None or x >= 0,
     "_logs": lambda x: {"prompt", "completion", "rewards", "advantages", "extra"} <= set(x),
@@ -64,7 +65,8 @@ ATTRIBUTES: dict[str, Check] = {
     "use_vllm": lambda x: x is False,
 }
 # Read only where they are there: TRL before 1.8 has no entropy bonus and before 1.7 no router loss.
-NEWER = {"_last_world_entropy", "entropy_coef", "router_aux_loss_coef", "use_adaptive_entropy"}
+NEWER = {"_entropy_bonus_enabled", "_last_world_entropy", "entropy_coef", "router_aux_loss_coef"}
+NEWER |= {"use_adaptive_entropy"}
 NEWER_SETTINGS = {"entropy_target"} if versions.TRL < (1, 8) else set()
 # What is called and not overridden, with arguments as ours gives them.
 CALLED: dict[str, tuple[Any, ...]] = {
@@ -128,6 +130,15 @@ def names_on(tree: ast.AST, *receivers: str) -> Iterator[ast.Attribute]:
             yield node
 
 
+def asked_for_on(tree: ast.AST, *receivers: str) -> Iterator[str]:
+    """Every name in a `getattr(receiver, "name", ...)` of the code."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+            receiver, name = node.args[:2]
+            if ast.unparse(receiver) in receivers and isinstance(name, ast.Constant):
+                yield str(name.value)
+
+
 def defined_by(cls: type) -> set[str]:
     """What a class declares, and what its methods set on `self`."""
     set_on_self = {n.attr for n in names_on(tree_of(cls), "self") if isinstance(n.ctx, ast.Store)}
@@ -137,8 +148,10 @@ def defined_by(cls: type) -> set[str]:
 def used() -> set[str]:
     """What our trainer reads, sets or overrides on itself, and others of ours read off it."""
     names = {n.attr for cls in our_classes() for n in names_on(tree_of(cls), "self", "super()")}
+    names |= {name for cls in our_classes() for name in asked_for_on(tree_of(cls), "self")}
     for tree in SOURCES:
         names |= {n.attr for n in names_on(tree, "trainer", "self._trainer")}
+        names |= set(asked_for_on(tree, "trainer"))
     overridden = {name for cls in our_classes() for name in vars(cls) if inspect.isroutine(name)}
     return names | overridden
 

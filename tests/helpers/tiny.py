@@ -13,6 +13,7 @@ from transformers import (
     MixtralForCausalLM,
     PreTrainedTokenizerFast,
 )
+from trl import GRPOConfig
 
 ALPHABET = "0123456789+-*/=() abcdefghijklmnopqrstuvwxyz?.,:<>"
 # Of a model with grouped heads, for the tests that try several architectures.
@@ -28,6 +29,8 @@ SHAPE = {
     "eos_token_id": 1,
     "bos_token_id": None,
 }
+# Settings that tests are quicker without.
+_FOR_SPEED = ("bf16", "gradient_checkpointing")
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -124,3 +127,8 @@ def settings(folder: Path, **changes: Any) -> dict[str, Any]:
         "max_completion_length": 8,
         "seed": 3,
     } | changes
+
+
+def untouched() -> dict[str, Any]:
+    """What `settings` turns off to be quick, as TRL has it where a user leaves it alone."""
+    return {name: GRPOConfig.__dataclass_fields__[name].default for name in _FOR_SPEED}
