@@ -107,7 +107,9 @@ def test_every_file_and_module_that_is_named_exists(page: Path) -> None:
 
 def test_what_is_not_there_is_found() -> None:
     page = ROOT / "docs" / "method.md"
-    text = "[a](nowhere.md), [b](results.md#nothing), [c](results.md), [d](https://a.b/c), 1[x](y + 1)"
+    text = (
+        "[a](nowhere.md), [b](results.md#nothing), [c](results.md), [d](https://a.b), 1[x](y + 1)"
+    )
     assert list(broken_links(page, text)) == ["nowhere.md", "results.md#nothing", "y + 1"]
     assert missing_files("`src/dopr/core/ledger.py`, tests/none.py, configs/*.yaml.") == [
         "tests/none.py"
