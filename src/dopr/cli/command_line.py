@@ -28,8 +28,8 @@ from dopr.core.errors import UserError
 
 # Packages that come with dopr, but that not every command needs.
 _BROUGHT = (
-    *("accelerate", "datasets", "jinja2", "math_verify", "pandas", "pyarrow", "reasoning_gym"),
-    *("rich", "safetensors", "scipy", "torch", "transformers", "trl", "yaml"),
+    *("accelerate", "datasets", "jinja2", "latex2sympy2_extended", "pandas", "pyarrow"),
+    *("reasoning_gym", "rich", "safetensors", "scipy", "torch", "transformers", "trl", "yaml"),
 )
 _COMMANDS = (train, compare, evaluate, replay, plan, report, tasks, strategies, warmstart, rewards)
 
