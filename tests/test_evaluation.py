@@ -14,6 +14,7 @@ from datasets import Dataset
 from dopr.core.errors import UserError
 from dopr.policy.models import load_model, resolve_model
 from dopr.policy.prompts import within_context
+from dopr.policy.sampling import Sampling
 from dopr.runs.evaluation import bootstrap_mean, evaluate, measure_signal_rate, pass_at_k, summarise
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
 
@@ -52,10 +53,12 @@ def test_bootstrap_interval_matches_the_normal_one() -> None:
 
 def run(**changes: Any) -> Any:
     options: dict[str, Any] = {"k": 3, "max_new_tokens": 6, "seed": 4} | changes
+    names = {"max_new_tokens", "temperature", "batch_size", "seed"} & options.keys()
+    sampling = Sampling(**{name: options.pop(name) for name in names})
     rewards = options.pop("rewards", [digits_reward])
     data = options.pop("data", make_dataset(9))
     model = options.pop("model", None) or make_model()
-    return evaluate(model, make_tokenizer(), data, rewards, **options)
+    return evaluate(model, make_tokenizer(), data, rewards, sampling, **options)
 
 
 def test_evaluation_repeats_and_leaves_the_random_state_alone() -> None:
@@ -78,7 +81,7 @@ def test_evaluation_repeats_and_leaves_the_random_state_alone() -> None:
 
 def test_the_model_keeps_its_mode() -> None:
     model = make_model().train()
-    evaluate(model, make_tokenizer(), make_dataset(2), [digits_reward], max_new_tokens=2)
+    evaluate(model, make_tokenizer(), make_dataset(2), [digits_reward], Sampling(2))
     assert model.training
 
 
@@ -134,7 +137,7 @@ def test_signal_rate_counts_groups_with_variance() -> None:
         ]
 
     found = measure_signal_rate(
-        make_model(), make_tokenizer(), make_dataset(4), [by_prompt], group_size=4, max_new_tokens=2
+        make_model(), make_tokenizer(), make_dataset(4), [by_prompt], Sampling(2), group_size=4
     )
     assert found["signal_rate"] == 0.25
     assert found["solved"] == 0.25 and found["hopeless"] == 0.5

@@ -238,10 +238,6 @@ class TrainSettings(MethodSettings, TaskSettings):
             "max_tokens",
             "batch_size",
             "gradient_accumulation_steps",
-        )
-        at_least(
-            self,
-            1,
             "num_iterations",
             "max_completion_length",
             "max_prompt_length",
