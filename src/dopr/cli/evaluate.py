@@ -25,7 +25,10 @@ def add_command(add: AddCommand) -> None:
     """Put `eval` among the commands."""
     command = add("eval", "Measure avg@k and pass@k of models.", run)
     command.add_argument(
-        "model", metavar="MODEL", nargs="+", help="local folder, Hub id, or tiny-reasoner"
+        "model",
+        metavar="MODEL",
+        nargs="+",
+        help="folder, Hub id, GGUF file, or tiny-reasoner",
     )
     command.add_argument(
         "--dataset", action="append", required=True, help="a task; may be repeated"

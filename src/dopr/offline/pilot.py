@@ -15,7 +15,7 @@ class PilotSettings:
     """A small measurement before planning.
 
     Args:
-        model: local folder, Hub id, or tiny-reasoner.
+        model: as for `dopr.policy.models.load_model`.
         dataset: tasks.
         reward: names of rewards.
         rollouts: of each prompt.
