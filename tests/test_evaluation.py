@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 
 from dopr.core.errors import UserError
-from dopr.policy.models import load_model, resolve_model
+from dopr.policy.models import ADAPTER_WEIGHTS, load_model, resolve_model
 from dopr.policy.prompts import within_context
 from dopr.policy.sampling import Sampling
 from dopr.runs.evaluation import bootstrap_mean, evaluate, measure_signal_rate, pass_at_k, summarise
@@ -154,6 +156,23 @@ def test_prompts_that_leave_no_room() -> None:
     assert within_context(long, model, tokenizer, 60, "drop")["id"] == ["a"]
     with pytest.raises(UserError, match="no prompt fits"):
         within_context(long, model, tokenizer, 128, "drop")
+
+
+def test_weights_are_never_read_from_pickles(tmp_path: Path, tiny_model_dir: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model_dir, folder)
+    torch.save(make_model().state_dict(), folder / "pytorch_model.bin")
+    load_model(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no file named model\.safetensors"):
+        load_model(str(folder))
+    adapted = get_peft_model(make_model(), LoraConfig(task_type="CAUSAL_LM"))
+    adapted.peft_config["default"].base_model_name_or_path = str(tiny_model_dir)
+    adapted.save_pretrained(tmp_path / "adapter")
+    load_model(str(tmp_path / "adapter"))
+    (tmp_path / "adapter" / ADAPTER_WEIGHTS).rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"holds no adapter_model\.safetensors"):
+        load_model(str(tmp_path / "adapter"))
 
 
 def test_models_that_do_not_exist(tmp_path: Path) -> None:
