@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig
 
 from dopr.policy.decoding import DivergedError, sample
 
@@ -28,8 +28,11 @@ _KNOWN_PARTS = {
 }
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 # What `generate` hands to a decoding loop with text alone; anything else is not known here.
-_KNOWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
-_KNOWN_INPUTS |= {"cache_position", "synced_gpus", "next_sequence_length"}
+_KNOWN_INPUTS = {
+    *("logits_processor", "stopping_criteria", "generation_config"),
+    *("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"),
+    *("cache_position", "synced_gpus", "next_sequence_length"),
+}
 # Settings that ask for another way of decoding.
 _OTHER_LOOPS = (
     "assistant_early_exit",
@@ -156,19 +159,12 @@ def _is_plain(config: GenerationConfig, model: Any) -> bool:
 
 
 def _sample_or_leave(
-    model: Any,
-    input_ids: torch.Tensor,
-    logits_processor: Any,
-    stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,
-    exact: bool = False,
-    **model_kwargs: Any,
+    model: Any, input_ids: torch.Tensor, exact: bool, **asked: Any
 ) -> torch.Tensor:
     """`sample`, or from the same random state the library's loop where `sample` cannot go on."""
-    asked = (input_ids, logits_processor, stopping_criteria, generation_config)
-    theirs: Callable[[], torch.Tensor] = functools.partial(model._sample, *asked, **model_kwargs)
-    unknown = [k for k, v in model_kwargs.items() if k not in _KNOWN_INPUTS and v is not None]
-    mask = model_kwargs.get("attention_mask")
+    theirs: Callable[[], torch.Tensor] = functools.partial(model._sample, input_ids, **asked)
+    unknown = [k for k, v in asked.items() if k not in _KNOWN_INPUTS and v is not None]
+    mask = asked.get("attention_mask")
     if mask is not None and mask.dim() != 2:
         unknown.append("attention_mask")
     if unknown:
@@ -178,7 +174,7 @@ def _sample_or_leave(
     devices = [input_ids.device] if input_ids.device.type == "cuda" else []
     before = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
     try:
-        return sample(model, *asked, exact=exact, **model_kwargs)
+        return sample(model, input_ids, exact=exact, **asked)
     except (DivergedError, torch.OutOfMemoryError):
         raise
     # A model that looks like one of the known and is none may fail anywhere in the loop; the run
