@@ -69,6 +69,12 @@ NAMES = (
     "limr",
     "history-variance",
     "oracle",
+    "bots",
+    "graph",
+    "cero",
+    "vigor",
+    "xrpo",
+    "gps",
 )
 
 REWARDS_OF = {

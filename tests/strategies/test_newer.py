@@ -186,13 +186,32 @@ def test_ceros_prices_and_units_over_three_rounds() -> None:
 
 def test_cero_gives_something_in_every_step_and_keeps_to_its_budget() -> None:
     success = np.linspace(0, 1, 40)
-    driver = Driver(CERO(rounds=60), PromptStream(40, 0))
-    sizes = []
-    for _ in range(40):
-        generated = driver.step(bernoulli_pool(success)).generated
-        sizes.append(sum(g.num_rollouts for g in generated))
-    assert min(sizes) >= 4 and max(sizes) <= 66
-    assert sum(sizes) <= 60 * 8 * 8
+    driver = Driver(CERO(rounds=20, capacity=1.7), PromptStream(40, 0))
+    strategy: CERO = driver.strategy  # type: ignore[assignment]  # the copy that runs
+    spent: list[int] = []  # units of 4 rollouts, by budget
+    for _ in range(60):
+        before = strategy._left
+        units = sum(g.num_rollouts for g in driver.step(bernoulli_pool(success)).generated) / 4
+        assert 1 <= units <= 27  # 1.7 * 16
+        if strategy._left > before:
+            spent.append(0)
+        spent[-1] += int(units)
+        assert strategy._left == 20 * 16 - spent[-1] >= 0
+    assert 20 * 16 in spent  # one was used up to the last unit
+
+
+def test_ceros_posteriors_fade_whether_or_not_a_round_visits_them() -> None:
+    strategy, ledger = CERO(memory=0.5), Ledger(2)
+    strategy._counts = np.array([[5.0, 3.0], [5.0, 3.0]])
+    right = group(0, [1, 1, 0])
+    ledger.observe([right])
+    strategy._learn([right], ledger)
+    assert strategy._counts.tolist() == [[5, 3], [3, 2]]
+
+
+def test_cero_gives_something_where_its_prices_are_far_apart() -> None:
+    driver = Driver(CERO(capacity=1e6), PromptStream(20, 0))
+    assert all(driver.step(bernoulli_pool(np.zeros(20))).kept for _ in range(6))
 
 
 # -- vigor ------------------------------------------------------------------------------------

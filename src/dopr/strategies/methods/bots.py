@@ -15,7 +15,6 @@ from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
 from dopr.strategies.parts.posterior import sized, success_rate
-from dopr.strategies.parts.turns import draw_by_weight
 
 Array = NDArray[np.float64]
 
@@ -83,11 +82,7 @@ class BOTS(Strategy):
         self._counts = sized(self._counts, prompts.size, 1.0)
         alpha, beta = self._counts.T
         rates = prompts.rng.beta(alpha, beta) if self.thompson else alpha / (alpha + beta)
-        if self.tau > 0:
-            logits = -np.abs(rates - self.target) / self.tau
-            chosen = draw_by_weight(logits, self.prompts_per_step, prompts.rng)
-        else:
-            chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng)
+        chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng, self.tau)
         self._last = {"select/expected_success": float((alpha / (alpha + beta))[chosen].mean())}
         groups = yield requests_for(chosen, self.num_generations)
         self._note(groups, ledger)
