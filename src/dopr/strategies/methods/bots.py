@@ -13,7 +13,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
-from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
 from dopr.strategies.parts.posterior import sized, success_rate
 
 Array = NDArray[np.float64]
@@ -72,9 +72,7 @@ class BOTS(Strategy):
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step)
-        for name in ("fade", "share", "target"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1]")
+        in_unit_interval(fade=self.fade, share=self.share, target=self.target)
         require(self.tau >= 0, f"tau is {self.tau}; it must not be negative")
         self._read = None if self.references is None else read_references(self.references)
 

@@ -10,7 +10,7 @@ from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, requests_for
 from dopr.strategies.parts.posterior import sized
 
 Array = NDArray[np.float64]
@@ -72,7 +72,7 @@ class CERO(Strategy):
         at_least_one(prompts_per_step=self.prompts_per_step, rounds=self.rounds, units=self.units)
         require(self.capacity >= 1, f"capacity is {self.capacity}; it must be at least 1")
         require(self.utility > 0, f"utility is {self.utility}; it must be positive")
-        require(0 <= self.memory <= 1, f"memory is {self.memory}; it must lie in [0, 1]")
+        in_unit_interval(memory=self.memory)
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         size = prompts.size

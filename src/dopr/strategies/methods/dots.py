@@ -10,7 +10,7 @@ from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
 from dopr.strategies.parts.prediction import Array, EmbeddingStrategy, attend
 
 
@@ -79,7 +79,7 @@ class DOTS(EmbeddingStrategy):
                 f"candidates is {self.candidates}; it must be at least prompts_per_step "
                 f"({self.prompts_per_step})",
             )
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(target=self.target)
         require(self.tau > 0, f"tau is {self.tau}; it must be positive")
         require(self.attention_temperature > 0, "attention_temperature must be positive")
         require(

@@ -10,7 +10,7 @@ from dopr.core.moves import prompt_ids
 from dopr.core.strategy import StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, requests_for
 from dopr.strategies.parts.prediction import PoolEmbeddings, RecentRewards, fit_linear_head
 
 Array = NDArray[np.float64]
@@ -58,7 +58,7 @@ class GPS(PoolEmbeddings, RecentRewards):
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step, window=self.window)
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(target=self.target)
         require(self.diversity >= 0, f"diversity is {self.diversity}; it must not be negative")
         require(self.penalty > 0, f"penalty is {self.penalty}; it must be positive")
 

@@ -12,7 +12,7 @@ from dopr.core.moves import Moves, no_prompts, per_prompt
 from dopr.core.strategy import Group, Measure, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
 from dopr.strategies.parts.graph_rates import (
     GraphRates,
     likeness_graph,
@@ -78,7 +78,7 @@ class Graph(PoolEmbeddings):
             at_least_one(states=self.states)
         require(self.coupling >= 0, f"coupling is {self.coupling}; it must not be negative")
         require(0 < self.epsilon < 1, f"epsilon is {self.epsilon}; it must lie in (0, 1)")
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(target=self.target)
         require(self.tau >= 0, f"tau is {self.tau}; it must not be negative")
         self._rates: GraphRates | None = None  # made of the state, and never saved
 

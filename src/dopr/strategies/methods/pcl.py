@@ -8,7 +8,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.strategy import StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
 from dopr.strategies.parts.prediction import (
     Array,
     EmbeddingStrategy,
@@ -54,7 +54,7 @@ class PCL(EmbeddingStrategy, RecentRewards):
             candidates_factor=self.candidates_factor,
             window=self.window,
         )
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(target=self.target)
         require(self.penalty > 0, f"penalty is {self.penalty}; it must be positive")
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:

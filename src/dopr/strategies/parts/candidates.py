@@ -133,6 +133,16 @@ def at_least_one(**options: int) -> None:
         require(value >= 1, f"{name} is {value}; it must be at least 1")
 
 
+def in_unit_interval(**options: float) -> None:
+    """Refuse options outside [0, 1].
+
+    Raises:
+        UserError: names the first such option.
+    """
+    for name, value in options.items():
+        require(0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1]")
+
+
 def requests_for(prompt_ids: Iterable[int], num_rollouts: int) -> list[Request]:
     """The same number of rollouts for each prompt; nothing at all where that number is 0."""
     return [Request(int(i), num_rollouts) for i in prompt_ids] if num_rollouts else []
