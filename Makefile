@@ -58,7 +58,7 @@ test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: 
 
 # Older versions of TRL, each with the transformers of its day and in an environment of its own, and
 # other versions of Python with the versions of constraints.txt. TRL before 1.16 needs requests and
-# does not say so. One line of it: make test-trl-1.10, make test-python-3.13.
+# does not say so. One line of it: make test-trl-1.14, make test-python-3.13.
 TRL_VERSIONS ?= 1.0 1.4 1.14
 PYTHON_VERSIONS ?= 3.12 3.13 3.14
 SEAM_TESTS := $(addprefix tests/test_,trl_contract.py trl_names.py drop_in.py precision.py decoding.py \

@@ -1,6 +1,6 @@
 """Where a step goes, and what our decoding loop takes of it.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/decoding_speed.py
+    python benchmarks/decoding_speed.py
 
 First the decoding loops alone, in turns on the same prompts: the library's, ours, and ours in the
 exact variant. Then the phases of a step of plain GRPOTrainer and of DoPRTrainer, each alone in the
@@ -143,7 +143,7 @@ def main() -> None:
         "threads": options.threads,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl")},
-        "command": "OPENBLAS_NUM_THREADS=1 python benchmarks/decoding_speed.py",
+        "command": "python benchmarks/decoding_speed.py",
     }
     OUTPUT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

@@ -1,13 +1,10 @@
 """A step of DoPRTrainer against a step of plain GRPOTrainer.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/driver_overhead.py
+    python benchmarks/driver_overhead.py
 
 Without our decoding loop (`fast_decoding`) the ratio is what the driver adds: at most 3% is the
 target. With it, as it is by default, the ratio is what a step takes: at most 0.75 is the target for
 one prompt x 8 and x 64, 128 tokens.
-
-`import dopr` sets that variable where NumPy is not loaded yet; a script that starts with other
-imports has to do itself.
 
 Two trainers on equal models take turns step by step in one process, so that drift of the machine
 hits both. Both roll out the same number of prompts, completions and tokens (every completion is

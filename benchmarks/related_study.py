@@ -26,6 +26,7 @@ import torch
 from dopr.core.files import write_atomically
 from dopr.core.statistics import middle, resampled
 from dopr.policy.models import load_model
+from dopr.policy.sampling import Sampling
 from dopr.rewards import load_reward
 from dopr.runs.evaluation import evaluate
 from dopr.runs.reward_model.fit import FitSettings, fit_rewards
@@ -91,9 +92,7 @@ class Runs:
             tokenizer,
             load_task(self.task),
             [load_reward("gym")],
-            max_new_tokens=64,
-            batch_size=512,
-            seed=EvalSettings().seed,
+            Sampling(64, batch_size=512, seed=EvalSettings().seed),
         )
         return float(found.summary["avg@k"])
 

@@ -3,7 +3,8 @@
     python examples/one_file.py [--strategy uniform] [--seed 1]
 
 Accuracy on 256 held-out sums, medians of seeds 0, 1 and 2, nothing tuned. On one thread of a
-two-core AMD EPYC machine a run takes some 25 s of processor time (torch 2.13.0, CPU):
+two-core AMD EPYC machine a run takes 18 to 28 s of processor time (torch 2.13.0, CPU); made by
+benchmarks/one_file_curves.py, the seeds one by one in docs/results/one-file.json:
 
     rollouts               0    128    256    512   1024
     --strategy dopr    0.324  0.562  0.629  0.777  0.793

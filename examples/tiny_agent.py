@@ -3,8 +3,8 @@
     python examples/tiny_agent.py runs/tiny-agent
     python examples/number_hunt.py --model runs/tiny-agent --learning_rate 3e-4
 
-It has seen careful players, who halve what is left, and careless ones, who guess at random. That is
-what reinforcement learning needs: a policy that sometimes plays well.
+It has seen careful players, who halve what is left, and careless ones, who guess at random. It
+knows how to ask and plays little better than chance: enough to try the example, not to measure by.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Advantage estimators against numbers worked out by hand."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -111,12 +112,21 @@ def test_discounted_beta_bernoulli_over_the_papers_visits(
         assert -for_wrong / (for_right - for_wrong) == pytest.approx(mean, abs=1e-6)
 
 
+@dataclass
+class OwnDiscount(Uniform):
+    """A user's strategy with an option that happens to have that name."""
+
+    discount: float = 0.9
+
+
 def test_dbb_without_a_discount_of_its_own_takes_the_papers() -> None:
     assert usual_discount(Uniform(), "dbb") == 0.5
     assert usual_discount(Uniform(), "group") is None
     assert usual_discount(DoPRPaper(), "dbb") is None  # which has 0.9
     assert usual_discount(DoPRPaper(discount=1.0), "dbb") is None  # told to keep all
     assert usual_discount(deepcopy(DoPRPaper(discount=1.0)), "dbb") is None
+    # An own option of that name has nothing to do with the ledger.
+    assert usual_discount(OwnDiscount(discount=1.0), "dbb") == 0.5
 
 
 def test_unscored_rollouts_get_no_advantage() -> None:

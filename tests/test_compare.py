@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cli_tools import REWARD, write_rows
 from dopr import cli
+from dopr.compare import jobs, run
 from dopr.compare.comparison import Comparison, Target
 from dopr.compare.summary import FinishedRun, arrival, final_score, summarise, target_value
 from dopr.compare.tuning import tune
@@ -312,6 +314,38 @@ def test_side_by_side_makes_every_run_once(
         steps = [json.loads(line)["step"] for line in file.read_text().splitlines()]
         assert steps == sorted(set(steps))
     assert cli.main([*command, "--jobs", "0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("allowed", "given"), [(None, ["0", "1", "0"]), ("4, 6", ["4", "6", "4"])], ids=str
+)
+def test_workers_share_the_gpus_that_the_command_may_use(
+    monkeypatch: pytest.MonkeyPatch, allowed: str | None, given: list[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if allowed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", allowed)
+    shares = [jobs._share_of_machine(number, 3, 2) for number in range(3)]
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == given
+    assert {share["OMP_NUM_THREADS"] for share in shares} == {"2"}
+
+
+def test_the_pool_is_measured_anew_where_something_of_it_has_changed(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapping = json.loads(config.read_text())
+    made = build(Comparison, mapping)
+    made.folder.mkdir()
+    first = run._pool(made, quiet=True)
+    assert first is not None and first["group_size"] == 4
+    for change in ({"num_generations": 2}, {"temperature": 0.7}, {"limit": 8}):
+        changed = build(Comparison, mapping | {"base": mapping["base"] | change})
+        assert run._pool(changed, quiet=True)["of"] != first["of"]  # type: ignore[index]
+    kept = run._pool(changed, quiet=True)
+    monkeypatch.setattr(run, "load_materials", lambda settings: pytest.fail("measured again"))
+    assert run._pool(changed, quiet=True) == kept
 
 
 SILENT = """

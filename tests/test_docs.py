@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOTS = ("src", "docs", "tests", "examples", "configs", "benchmarks", ".github")
-LINK = re.compile(r"\]\(([^)\s]+)\)")
+LINK = re.compile(r"\]\(([^)]+)\)")
 NAMED = re.compile(rf"(?<![\w./-])(?:{'|'.join(map(re.escape, ROOTS))})/[\w./*-]*[\w/*]")
 TEST = re.compile(r"\b(test_\w+\.py)(?:::(test_\w*\w))?")
 # `dopr.option=value` and `+dopr.key` are settings.
@@ -107,8 +107,10 @@ def test_every_file_and_module_that_is_named_exists(page: Path) -> None:
 
 def test_what_is_not_there_is_found() -> None:
     page = ROOT / "docs" / "method.md"
-    text = "[a](nowhere.md), [b](results.md#nothing), [c](results.md), [d](https://a.b/c)"
-    assert list(broken_links(page, text)) == ["nowhere.md", "results.md#nothing"]
+    text = (
+        "[a](nowhere.md), [b](results.md#nothing), [c](results.md), [d](https://a.b), 1[x](y + 1)"
+    )
+    assert list(broken_links(page, text)) == ["nowhere.md", "results.md#nothing", "y + 1"]
     assert missing_files("`src/dopr/core/ledger.py`, tests/none.py, configs/*.yaml.") == [
         "tests/none.py"
     ]

@@ -3,6 +3,7 @@
 import itertools
 import math
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 
 from dopr.core.errors import UserError
-from dopr.policy.models import load_model, resolve_model
+from dopr.policy.models import ADAPTER_WEIGHTS, load_model, resolve_model
 from dopr.policy.prompts import within_context
+from dopr.policy.sampling import Sampling
 from dopr.runs.evaluation import bootstrap_mean, evaluate, measure_signal_rate, pass_at_k, summarise
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
 
@@ -52,10 +55,12 @@ def test_bootstrap_interval_matches_the_normal_one() -> None:
 
 def run(**changes: Any) -> Any:
     options: dict[str, Any] = {"k": 3, "max_new_tokens": 6, "seed": 4} | changes
+    names = {"max_new_tokens", "temperature", "batch_size", "seed"} & options.keys()
+    sampling = Sampling(**{name: options.pop(name) for name in names})
     rewards = options.pop("rewards", [digits_reward])
     data = options.pop("data", make_dataset(9))
     model = options.pop("model", None) or make_model()
-    return evaluate(model, make_tokenizer(), data, rewards, **options)
+    return evaluate(model, make_tokenizer(), data, rewards, sampling, **options)
 
 
 def test_evaluation_repeats_and_leaves_the_random_state_alone() -> None:
@@ -78,7 +83,7 @@ def test_evaluation_repeats_and_leaves_the_random_state_alone() -> None:
 
 def test_the_model_keeps_its_mode() -> None:
     model = make_model().train()
-    evaluate(model, make_tokenizer(), make_dataset(2), [digits_reward], max_new_tokens=2)
+    evaluate(model, make_tokenizer(), make_dataset(2), [digits_reward], Sampling(2))
     assert model.training
 
 
@@ -134,7 +139,7 @@ def test_signal_rate_counts_groups_with_variance() -> None:
         ]
 
     found = measure_signal_rate(
-        make_model(), make_tokenizer(), make_dataset(4), [by_prompt], group_size=4, max_new_tokens=2
+        make_model(), make_tokenizer(), make_dataset(4), [by_prompt], Sampling(2), group_size=4
     )
     assert found["signal_rate"] == 0.25
     assert found["solved"] == 0.25 and found["hopeless"] == 0.5
@@ -151,6 +156,23 @@ def test_prompts_that_leave_no_room() -> None:
     assert within_context(long, model, tokenizer, 60, "drop")["id"] == ["a"]
     with pytest.raises(UserError, match="no prompt fits"):
         within_context(long, model, tokenizer, 128, "drop")
+
+
+def test_weights_are_never_read_from_pickles(tmp_path: Path, tiny_model_dir: Path) -> None:
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model_dir, folder)
+    torch.save(make_model().state_dict(), folder / "pytorch_model.bin")
+    load_model(str(folder))
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"no file named model\.safetensors"):
+        load_model(str(folder))
+    adapted = get_peft_model(make_model(), LoraConfig(task_type="CAUSAL_LM"))
+    adapted.peft_config["default"].base_model_name_or_path = str(tiny_model_dir)
+    adapted.save_pretrained(tmp_path / "adapter")
+    load_model(str(tmp_path / "adapter"))
+    (tmp_path / "adapter" / ADAPTER_WEIGHTS).rename(tmp_path / "adapter" / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"holds no adapter_model\.safetensors"):
+        load_model(str(tmp_path / "adapter"))
 
 
 def test_models_that_do_not_exist(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from trl import GRPOConfig, GRPOTrainer
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy import generation
 from dopr.policy.generation import decoding_loop, faster_generation, is_supported
+from dopr.policy.measuring import read_prompts
 from dopr.policy.sampling import Sampling, generate
 from tiny import SHAPE, digits_reward, make_dataset, make_model, make_tokenizer
 
@@ -208,32 +209,50 @@ def test_a_loop_that_fails_leaves_the_sampling_to_the_library(
     torch.manual_seed(5)
     expected = model.generate(prompt, generation_config=config)
 
+    tries = []
+
     def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
-        torch.rand(7)
+        tries.append(torch.rand(7))
         raise TypeError("a layer of another kind")
 
     monkeypatch.setattr(generation, "sample", broken)
-    torch.manual_seed(5)
     with caplog.at_level(logging.WARNING), faster_generation(model, config, exact=False):
-        assert torch.equal(model.generate(prompt, generation_config=config), expected)
-    assert "a layer of another kind" in caplog.text
+        for _ in range(2):
+            torch.manual_seed(5)
+            assert torch.equal(model.generate(prompt, generation_config=config), expected)
+    assert caplog.text.count("a layer of another kind") == 1 and len(tries) == 1
     assert not is_supported(model) and is_supported(make_model())
 
 
-def test_inputs_that_are_not_text_alone_are_left_to_the_library() -> None:
+@pytest.mark.parametrize("error", [generation.DivergedError, torch.OutOfMemoryError])
+def test_what_the_library_could_not_do_either_is_raised(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> torch.Tensor:
+        raise error("no use")
+
+    monkeypatch.setattr(generation, "sample", broken)
+    model = make_model().eval()
+    with pytest.raises(error, match="no use"):
+        generate(model, make_tokenizer(), ["1+1=?"], 2, Sampling(6))
+    assert is_supported(model)
+
+
+def test_inputs_that_are_not_text_alone_are_left_to_the_library(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = make_model().eval()
     embedded = model.get_input_embeddings()(torch.tensor([[5, 6, 7]])).detach()
     config = GenerationConfig(do_sample=False, max_new_tokens=5, pad_token_id=0, eos_token_id=1)
     expected = model.generate(inputs_embeds=embedded, generation_config=config)
-    with faster_generation(model, config, exact=False):
+    generation._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING), faster_generation(model, config, exact=False):
         found = model.generate(inputs_embeds=embedded, generation_config=config)
     assert torch.equal(found, expected)
+    assert "inputs inputs_embeds are sampled by the library's own loop" in caplog.text
 
 
 def test_a_model_whose_hidden_states_were_asked_for_keeps_our_loop() -> None:
-    from dopr.policy.measuring import read_prompts
-    from tiny import make_model, make_tokenizer
-
     model = make_model()
     read_prompts(model, make_tokenizer(), ["1+1="], "embedding", 1)
     assert any(module._forward_hooks for module in model.modules())  # the library's stay

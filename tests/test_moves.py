@@ -18,8 +18,9 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import Moves, per_prompt, prompt_keys
 from dopr.core.stream import PromptStream
 from dopr.engines.trl.checkpoints import load_state, save_state
-from dopr.strategies import PRESETS, STRATEGIES, Strategy, make_strategy
+from dopr.strategies import Strategy, make_strategy
 from pools import QUANTITIES, bernoulli_pool, group, measurer
+from scripted_engine import needs_no_files
 
 SIZE = 24
 NAMES = [f"prompt-{i}" for i in range(SIZE)]
@@ -116,17 +117,6 @@ def test_an_epoch_goes_on_with_what_it_has_not_drawn(names: list[str], drawn: in
 # -- strategies --------------------------------------------------------------------------------
 
 
-def runnable() -> list[str]:
-    names = []
-    for name in (*STRATEGIES, *PRESETS):
-        try:
-            make_strategy(name)
-        except UserError:
-            continue
-        names.append(name)
-    return names
-
-
 def driver_of(strategy: str | Strategy, names: list[str]) -> Driver:
     made = strategy if isinstance(strategy, Strategy) else make_strategy(strategy)
     stream = PromptStream(len(names), 1)
@@ -157,7 +147,7 @@ def reload(driver: Driver, before: list[str], after: list[str], folder: Path) ->
     return resumed
 
 
-@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("name", needs_no_files())
 def test_every_strategy_follows_its_prompts_there_and_back(name: str, tmp_path: Path) -> None:
     driver = driver_of(name, NAMES)
     run(driver, NAMES, 7)
@@ -171,7 +161,7 @@ def test_every_strategy_follows_its_prompts_there_and_back(name: str, tmp_path: 
     assert run(back, NAMES, 5) and run(there, order, 5)
 
 
-@pytest.mark.parametrize("name", runnable())
+@pytest.mark.parametrize("name", needs_no_files())
 def test_every_strategy_goes_on_with_other_prompts_or_says_why_not(
     name: str, tmp_path: Path
 ) -> None:

@@ -1,5 +1,7 @@
 """The loop in one file: what it computes is right, and it trains the shipped model."""
 
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +13,8 @@ from dopr import Measure, Request
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import one_file
+
+RAW = Path(__file__).parent.parent / "docs" / "results" / "one-file.json"
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +79,21 @@ def test_an_update_makes_the_better_rollout_likelier() -> None:
     one_file.update(model, optimizer, rollouts, [1.0, -1.0], passes=2)
     better, worse = (likelihoods() - before).tolist()
     assert better > 0 > worse
+
+
+def test_the_figures_in_the_docstring_are_those_of_the_raw_file() -> None:
+    raw = json.loads(RAW.read_text())
+    text = one_file.__doc__ or ""
+    rollouts = re.search(r"rollouts +(\d.*)", text)
+    assert rollouts is not None
+    for strategy in ("dopr", "uniform"):
+        row = re.search(rf"--strategy {strategy} +(\d.*)", text)
+        assert row is not None
+        curves = [dict(curve) for curve in raw["runs"][strategy].values()]
+        medians = [
+            f"{np.median([curve[int(n)] for curve in curves]):.3f}" for n in rollouts[1].split()
+        ]
+        assert row[1].split() == medians
 
 
 @pytest.mark.parametrize("strategy", ["dopr", "uniform", "pods"])

@@ -149,7 +149,7 @@ def test_logits_under_autocast_are_the_forward_passes_own(name: str, exact: bool
 def test_a_trained_policy_is_evaluated_in_its_precision(tmp_path: Path, fast: bool) -> None:
     args = DoPRConfig(str(tmp_path), use_cpu=True, max_steps=1, fast_decoding=fast)
     policy = train(DoPRTrainer, args, build("llama")).model
-    found = evaluate(policy, make_tokenizer(), make_dataset(), [digits_reward], k=2)
+    found = evaluate(policy, make_tokenizer(), make_dataset(), [digits_reward], Sampling(), k=2)
     assert found.rewards.shape == (24, 2)
     assert len(generate(policy, make_tokenizer(), ["1+1=?"], 3, Sampling(8))) == 3
 

@@ -6,7 +6,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dopr import Ledger, PromptStream, Request, StepPlan, Strategy, UserError, make_strategy
+from dopr import (
+    Group,
+    Ledger,
+    PromptStream,
+    Request,
+    StepPlan,
+    Strategy,
+    UserError,
+    make_strategy,
+)
 from dopr.core.driver import Driver
 from dopr.core.preparation import Sizes, leaves_prompts_open, prepare
 from dopr.strategies import PRESETS, STRATEGIES, DoPR, MoPPS, Uniform
@@ -80,9 +89,7 @@ def test_nothing_is_written_into_the_users_object(name: str) -> None:
     )
     rng = np.random.default_rng(0)
 
-    def roll_out(requests: list[Request]) -> list[Any]:
-        from dopr import Group
-
+    def roll_out(requests: list[Request]) -> list[Group]:
         return [
             Group(
                 r.prompt_id,

@@ -174,7 +174,10 @@ def test_the_same_in_plain_text_and_in_latex():
         ("x = 3 and y = 4\n#### (3, 4)", "(3, 4)"),
         ("(x-2)(x-3)\n#### 2, 3", "2, 3"),
         ("#### 1,000, 2,000", "1000, 2000"),
-        ("#### (1,200)", "(1, 200)"),
+        ("#### (1,200)", "(1,200)"),
+        ("#### (1,200,3)", "(1,200,3)"),
+        ("#### 100,200,30", "100,200,30"),
+        ("#### \\$1,234", "1234"),
         ("so it is 42 #### 42", "42"),
         ("#### $42$", "42"),
         ("#### $1,234.50", "1234.50"),
@@ -190,6 +193,22 @@ def test_the_same_in_plain_text_and_in_latex():
 )
 def test_a_reference_is_read_after_the_sign_that_gives_the_answer(reference, wanted):
     assert extract.reference_text(reference) == wanted
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "other"),
+    [
+        ("#### (1,200)", "(1, 200)", "1200"),
+        ("#### (1,200,3)", "(1, 200, 3)", "(1, 2003)"),
+        ("#### (1,200,3)", "(1200, 3)", "12003"),
+        ("#### 100,200,30", "100, 200, 30", "10020030"),
+        ("#### 1,000, 2,000", "1000, 2000", "1, 0, 2, 0"),
+    ],
+)
+def test_commas_of_a_worked_reference_are_read_either_way(reference, answer, other):
+    completions = [rf"\boxed{{{answer}}}", rf"\boxed{{{other}}}"]
+    scores = math_reward(prompts=["?"] * 2, completions=completions, answer=[reference] * 2)
+    assert scores == [1.0, 0.0]
 
 
 @pytest.mark.parametrize(

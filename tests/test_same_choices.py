@@ -1,7 +1,7 @@
-"""What each strategy chooses is what it chose when the numbers of the results were made.
+"""What each strategy chooses is what it chose when its choices were recorded.
 
-The numbers below were recorded by `python tests/test_same_choices.py` before the settings were
-moved to one place and the two DoPR rules to files of their own.
+`python tests/test_same_choices.py` writes them to data/choices.json: to be done where a rule is
+meant to choose otherwise, and nowhere else.
 """
 
 import hashlib
@@ -112,8 +112,9 @@ def replayed(folder: Path) -> dict[str, Any]:
 
 
 def test_each_strategy_chooses_as_when_it_was_measured() -> None:
-    recorded = json.loads(RECORD.read_text())["played"]
-    assert {key: value for key, value in played().items() if recorded[key] != value} == {}
+    recorded, found = json.loads(RECORD.read_text())["played"], played()
+    assert found.keys() == recorded.keys()
+    assert {key: value for key, value in found.items() if recorded[key] != value} == {}
 
 
 def test_a_replay_gives_the_recorded_figures(tmp_path: Path) -> None:

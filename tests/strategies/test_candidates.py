@@ -55,6 +55,15 @@ def test_nearest_breaks_ties_by_the_generator() -> None:
     assert ties == {0, 1, 2, 3}
 
 
+def test_a_temperature_draws_from_the_softmax_of_the_distance() -> None:
+    # Logits 0 and -ln 2: two to one.
+    rng, values = np.random.default_rng(3), np.array([0.5, 0.5 + 0.1 * np.log(2)])
+    first = [int(nearest(values, 0.5, 1, rng, tau=0.1)[0]) for _ in range(4000)]
+    assert np.mean(first) == pytest.approx(1 / 3, abs=0.03)
+    cold = nearest(np.array([0.1, 0.47, 0.9, 0.55]), 0.5, 2, rng, tau=1e-3)
+    assert cold.tolist() == [1, 3]
+
+
 def test_groups_split_into_pilot_and_continuation() -> None:
     assert split_group(8, 0.5, None, None) == (4, 4)
     assert split_group(64, 16 / 64, None, None) == (16, 48)

@@ -1,20 +1,9 @@
 """DOTS, against numbers worked out by hand."""
 
 import numpy as np
-import pytest
 
 from dopr.strategies import DOTS
-from games import Ascending, Game, shares
-
-
-def test_dots_draws_from_the_softmax_of_the_distance() -> None:
-    # Logits 0 and -ln 2: two to one.
-    strategy, stream = DOTS(tau=0.1), Ascending(2, seed=3)
-    predicted = np.array([0.5, 0.5 + 0.1 * np.log(2)])
-    first = [int(strategy.choose(predicted, 1, stream)[0]) for _ in range(4000)]
-    assert np.mean(first) == pytest.approx(1 / 3, abs=0.03)
-    greedy = DOTS().choose(np.array([0.1, 0.47, 0.9, 0.55]), 2, stream)
-    assert greedy.tolist() == [1, 3]
+from games import Game, shares
 
 
 def test_dots_predicts_from_references_and_replays_mixed_groups() -> None:

@@ -69,6 +69,12 @@ NAMES = (
     "limr",
     "history-variance",
     "oracle",
+    "bots",
+    "graph",
+    "cero",
+    "vigor",
+    "xrpo",
+    "gps",
 )
 
 REWARDS_OF = {
@@ -158,6 +164,17 @@ def test_no_reward_and_no_pool_stops_a_strategy_and_it_resumes(
         ("history-variance", {"prerun_epochs": 1}, "at least 2"),
         ("oracle", {"refresh": 0}, "refresh is 0"),
         ("one_shot", {"history_group_size": 0}, "history_group_size is 0"),
+        ("bots", {"share": 2}, "share is 2"),
+        ("bots", {"tau": -1}, "tau is -1"),
+        ("graph", {"epsilon": 0}, "epsilon is 0"),
+        ("graph", {"states": 0}, "states is 0"),
+        ("cero", {"capacity": 0.5}, "capacity is 0.5"),
+        ("cero", {"memory": -1}, "memory is -1"),
+        ("xrpo", {"base": 1}, "base is 1"),
+        ("xrpo", {"bonus_form": "rot"}, "did you mean 'root'"),
+        ("gps", {"diversity": -1}, "diversity is -1"),
+        ("vigor", {"keep": 0}, "keep is 0"),
+        ("vigor", {"growth": 0.5}, "growth is 0.5"),
     ],
 )
 def test_bad_options_are_refused_in_a_sentence(name: str, options: dict, message: str) -> None:

@@ -12,7 +12,7 @@ def test_prepo_goes_from_low_to_high_perplexity() -> None:
     strategy = PREPO(candidates=5, prompts_per_step=2, schedule_steps=10)
     perplexities = np.array([5.0, 1.0, np.nan, 3.0, 2.0])
     assert strategy.choose(perplexities, 0).tolist() == [1, 4]
-    assert strategy.choose(perplexities, 4).tolist() == [4, 3]  # round(0.4 * 3) = 1
+    assert strategy.choose(perplexities, 4).tolist() == [4, 3]  # int(0.4 * 3) = 1
     assert strategy.choose(perplexities, 10).tolist() == [0, 2]
     assert strategy.choose(perplexities, 99).tolist() == [0, 2]
     assert strategy.choose(np.array([7.0]), 5).tolist() == [0]

@@ -28,8 +28,8 @@ from dopr.core.errors import UserError
 
 # Packages that come with dopr, but that not every command needs.
 _BROUGHT = (
-    *("accelerate", "datasets", "jinja2", "math_verify", "pandas", "pyarrow", "reasoning_gym"),
-    *("rich", "safetensors", "scipy", "torch", "transformers", "trl", "yaml"),
+    *("accelerate", "datasets", "jinja2", "latex2sympy2_extended", "pandas", "pyarrow"),
+    *("reasoning_gym", "rich", "safetensors", "scipy", "torch", "transformers", "trl", "yaml"),
 )
 _COMMANDS = (train, compare, evaluate, replay, plan, report, tasks, strategies, warmstart, rewards)
 
@@ -76,8 +76,9 @@ def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser, known = _parser()
     name = next((word for word in argv if word in known.choices), None)
     overrides: list[str] = []
-    if name in ("train", "compare", "warmstart") and not {"-h", "--help"} & set(argv):
-        argv, overrides = _split(argv, known.choices[name])
+    command = known.choices.get(name)
+    if command and command.get_default("takes_settings") and not {"-h", "--help"} & set(argv):
+        argv, overrides = _split(argv, command)
     arguments = parser.parse_args(argv)
     if not hasattr(arguments, "run"):
         parser.print_help()

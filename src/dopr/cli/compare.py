@@ -7,6 +7,7 @@ from pathlib import Path
 from dopr.cli.shared import (
     OVERRIDES,
     AddCommand,
+    add_settings_arguments,
     hide_loading_bars,
     print_config,
     read_settings,
@@ -19,16 +20,13 @@ _EPILOG = f"{OVERRIDES} Example: dopr compare --config configs/demo.yaml --outpu
 def add_command(add: AddCommand) -> None:
     """Put `compare` among the commands."""
     command = add("compare", "Compare strategies over seeds on equal terms.", run)
-    command.add_argument(
-        "--config", metavar="FILE", required=True, help="YAML file of the comparison"
-    )
+    add_settings_arguments(command, required=True)
     command.add_argument("--quiet", action="store_true", help="show no progress")
     command.add_argument("--json", action="store_true", help="print comparison.json")
     command.add_argument("--list-runs", action="store_true", help="print what is left to run")
     command.add_argument("--run", dest="one_run", metavar="NAME", help="make one of these runs")
     command.add_argument("--jobs", type=int, help="make so many runs at a time, side by side")
     command.add_argument("--worker", help=argparse.SUPPRESS)
-    command.add_argument("--print-config", action="store_true", help="print the settings and stop")
     command.epilog = _EPILOG
 
 

@@ -3,29 +3,32 @@
 import argparse
 import gc
 import json
+import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dopr.cli.shared import (
-    AddCommand,
-    hide_loading_bars,
-    number,
-    print_table,
-)
+from dopr.cli.shared import AddCommand, hide_loading_bars, number, print_table
 from dopr.core.errors import UserError
+
+if TYPE_CHECKING:
+    from dopr.runs.evaluation import EvalResult
 
 _EPILOG = (
     "Several models are put side by side in one table. Example: dopr eval tiny-reasoner "
     "runs/train/model --dataset gym:chain_sum?size=200 --k 4 --save answers.jsonl"
 )
 _SUFFIXES = (".jsonl", ".parquet")
+_OVERLONG = ("drop", "error", "truncate")
 
 
 def add_command(add: AddCommand) -> None:
     """Put `eval` among the commands."""
     command = add("eval", "Measure avg@k and pass@k of models.", run)
     command.add_argument(
-        "model", metavar="MODEL", nargs="+", help="local folder, Hub id, or tiny-reasoner"
+        "model",
+        metavar="MODEL",
+        nargs="+",
+        help="folder, Hub id, GGUF file, or tiny-reasoner",
     )
     command.add_argument(
         "--dataset", action="append", required=True, help="a task; may be repeated"
@@ -127,9 +130,8 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < lowest:
             raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}")
-    if arguments.overlong_prompts not in ("drop", "error", "truncate"):
-        known = ("drop", "error", "truncate")
-        raise unknown_name("overlong_prompts", arguments.overlong_prompts, known)
+    if arguments.overlong_prompts not in _OVERLONG:
+        raise unknown_name("overlong_prompts", arguments.overlong_prompts, _OVERLONG)
     if arguments.save:
         file = Path(arguments.save)
         if file.suffix not in _SUFFIXES:
@@ -165,6 +167,7 @@ def _evaluate(
     """The figures of one model, and its completions as rows of a table."""
     from dopr.policy.models import best_device, load_model
     from dopr.policy.prompts import within_context
+    from dopr.policy.sampling import Sampling
     from dopr.runs.evaluation import evaluate
     from dopr.runs.progress import Goal, Progress
 
@@ -180,6 +183,15 @@ def _evaluate(
         max_prompt_length=arguments.max_prompt_length,
         template_options=template_options,
     )
+    sampling = Sampling(
+        arguments.max_completion_length,
+        arguments.temperature,
+        arguments.top_p,
+        arguments.batch_size,
+        arguments.seed,
+        template_options,
+        generation_options={"stop_strings": arguments.stop} if arguments.stop else None,
+    )
     progress = Progress(Goal(), name, arguments.quiet)
     try:
         result = evaluate(
@@ -187,50 +199,52 @@ def _evaluate(
             tokenizer,
             dataset,
             rewards,
+            sampling,
             k=arguments.k,
-            temperature=arguments.temperature,
-            top_p=arguments.top_p,
-            max_new_tokens=arguments.max_completion_length,
-            batch_size=arguments.batch_size,
-            seed=arguments.seed,
-            template_options=template_options,
-            generation_options={"stop_strings": arguments.stop} if arguments.stop else None,
             on_progress=progress.counted,
         )
     finally:
         progress.close()
     texts = tokenizer.batch_decode(result.completion_ids, skip_special_tokens=True)
-    rows = [
+    return result.summary, _rows(name, dataset, texts, result)
+
+
+def _rows(name: str, dataset: Any, texts: list[str], result: "EvalResult") -> list[dict[str, Any]]:
+    """One row a completion, for --save."""
+    k = result.rewards.shape[1]
+    prompts = [row for row in dataset for _ in range(k)]
+    values = zip(
+        prompts, texts, result.completion_ids, result.rewards.ravel().tolist(), strict=True
+    )
+    return [
         {
             "model": name,
-            "id": dataset[i // arguments.k]["id"],
-            "prompt": dataset[i // arguments.k]["prompt"],
+            "id": prompt["id"],
+            "prompt": prompt["prompt"],
             "completion": text,
-            "answer": dataset[i // arguments.k]["answer"],
-            "reward": None if reward != reward else reward,
+            "answer": prompt["answer"],
+            "reward": None if math.isnan(reward) else reward,
             "tokens": len(ids),
         }
-        for i, (text, ids, reward) in enumerate(
-            zip(texts, result.completion_ids, result.rewards.ravel().tolist(), strict=True)
-        )
+        for prompt, text, ids, reward in values
     ]
-    return result.summary, rows
 
 
 def _write(file: Path, rows: list[dict[str, Any]]) -> None:
     """Completions as one JSON object a line, or as Parquet with chats and lists as JSON."""
-    from dopr.core.files import write_atomically
+    from dopr.core.files import replacing
 
     try:
-        if file.suffix == ".jsonl":
-            lines = [json.dumps(row, ensure_ascii=False) for row in rows]
-            write_atomically(file, "\n".join(lines) + "\n")
-            return
-        import pyarrow
-        import pyarrow.parquet
+        with replacing(file) as partial:
+            if file.suffix == ".jsonl":
+                lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+                partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                return
+            import pyarrow
+            import pyarrow.parquet
 
-        plain = [{key: _as_cell(value) for key, value in row.items()} for row in rows]
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain), file)
+            plain = [{key: _as_cell(value) for key, value in row.items()} for row in rows]
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(plain), partial)
     except OSError as error:
         raise UserError(f"--save {str(file)!r} cannot be written ({error.strerror})") from None
 

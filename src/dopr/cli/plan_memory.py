@@ -31,7 +31,7 @@ def add_memory_arguments(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("memory (with --memory; nothing else is planned then)")
     add = group.add_argument
     add("--memory", action="store_true", help="estimate the memory of a run, without its weights")
-    add("--model", help="local folder, Hub id, or tiny-reasoner")
+    add("--model", help="folder, Hub id, GGUF file, or tiny-reasoner")
     add("--num-generations", type=int, default=8, help="rollouts of a prompt (default: 8)")
     add("--prompts-per-step", type=int, default=4, help="on one device (default: 4)")
     add("--batch-size", type=int, help="rollouts in a forward pass (default: all, at most 128)")

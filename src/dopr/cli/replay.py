@@ -4,10 +4,7 @@ import argparse
 import json
 import os
 
-from dopr.cli.shared import (
-    AddCommand,
-    terminal,
-)
+from dopr.cli.shared import AddCommand, terminal
 
 _EPILOG = (
     "Counterfactual: the recorded policy learns what it learned, whatever is chosen. "

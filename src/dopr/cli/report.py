@@ -4,9 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dopr.cli.shared import (
-    AddCommand,
-)
+from dopr.cli.shared import AddCommand
 
 
 def add_command(add: AddCommand) -> None:

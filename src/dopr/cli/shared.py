@@ -12,6 +12,18 @@ OVERRIDES = "Any setting can be given as --name value or --group.name value."
 AddCommand = Callable[..., argparse.ArgumentParser]
 
 
+def add_settings_arguments(command: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """The options of a command whose settings come from a file and from `--name value`.
+
+    Args:
+        command: the command; that it takes settings is kept as its default `takes_settings`.
+        required: whether there must be a file.
+    """
+    command.set_defaults(takes_settings=True)
+    command.add_argument("--config", metavar="FILE", required=required, help="YAML file")
+    command.add_argument("--print-config", action="store_true", help="print the settings and stop")
+
+
 def read_settings(arguments: argparse.Namespace, overrides: list[str], cls: Any) -> Any:
     """The dataclass `cls` from `--config` and the overrides on the command line."""
     from dopr.core.configuration import apply_overrides, build, load_yaml, parse_overrides

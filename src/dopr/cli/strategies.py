@@ -3,10 +3,7 @@
 import argparse
 import json
 
-from dopr.cli.shared import (
-    AddCommand,
-    print_table,
-)
+from dopr.cli.shared import AddCommand, print_table
 
 
 def add_command(add: AddCommand) -> None:

@@ -3,10 +3,7 @@
 import argparse
 import json
 
-from dopr.cli.shared import (
-    AddCommand,
-    print_table,
-)
+from dopr.cli.shared import AddCommand, print_table
 
 _EPILOG = "A task is named by --dataset; options follow the name: gym:chain_sum?max_terms=3."
 

@@ -5,6 +5,7 @@ import argparse
 from dopr.cli.shared import (
     OVERRIDES,
     AddCommand,
+    add_settings_arguments,
     hide_loading_bars,
     print_config,
     read_settings,
@@ -19,10 +20,9 @@ _EPILOG = (
 def add_command(add: AddCommand) -> None:
     """Put `train` among the commands."""
     command = add("train", "Train a model.", run)
-    command.add_argument("--config", metavar="FILE", help="YAML file with settings")
+    add_settings_arguments(command)
     command.add_argument("--resume", action="store_true", help="continue the run in output_dir")
     command.add_argument("--quiet", action="store_true", help="show no progress")
-    command.add_argument("--print-config", action="store_true", help="print the settings and stop")
     command.epilog = _EPILOG
 
 

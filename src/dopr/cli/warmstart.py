@@ -8,6 +8,7 @@ import sys
 from dopr.cli.shared import (
     OVERRIDES,
     AddCommand,
+    add_settings_arguments,
     print_config,
     read_settings,
 )
@@ -21,8 +22,7 @@ _EPILOG = (
 def add_command(add: AddCommand) -> None:
     """Put `warmstart` among the commands."""
     command = add("warmstart", "Make a small model with latent capability.", run)
-    command.add_argument("--config", metavar="FILE", help="YAML file with settings")
-    command.add_argument("--print-config", action="store_true", help="print the settings and stop")
+    add_settings_arguments(command)
     command.epilog = _EPILOG
 
 

@@ -128,7 +128,10 @@ def _share_of_machine(number: int, jobs: int, threads: int | None) -> dict[str, 
     share = {"OMP_NUM_THREADS": str(threads or max(1, (os.cpu_count() or 1) // jobs))}
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if gpus > 1:
-        share["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+        # Of those that this process may use, by the names that it was given for them.
+        allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = allowed.split(",") if allowed else list(map(str, range(gpus)))
+        share["CUDA_VISIBLE_DEVICES"] = names[number % gpus].strip()
     return share
 
 

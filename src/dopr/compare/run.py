@@ -21,6 +21,7 @@ from dopr.core.configuration import build, load_yaml, to_mapping, to_yaml
 from dopr.core.errors import UserError
 from dopr.core.files import write_atomically
 from dopr.policy.models import best_device
+from dopr.policy.sampling import Sampling
 from dopr.runs.evaluation import measure_signal_rate
 from dopr.runs.materials import load_materials
 from dopr.runs.progress import Goal, Progress
@@ -30,6 +31,12 @@ from dopr.runs.train import TrainResult, train
 _PACKAGES = ("dopr", "torch", "transformers", "trl", "reasoning-gym", "numpy")
 # Settings that may change between two calls without making the runs another comparison.
 _FREE = ("output_dir", "save_every", "save_total_limit", "completions_every", "report_to")
+# Settings that make the pool another one, or its rewards; how it is sampled aside.
+_OF_POOL = (
+    *("model", "dtype", "dataset", "split", "limit", "mixing", "data_seed", "columns"),
+    *("chat", "system_prompt", "max_prompt_length", "overlong_prompts"),
+    *("reward", "reward_weights", "judge"),
+)
 
 
 def run_comparison(comparison: Comparison, quiet: bool = False) -> dict[str, Any] | None:
@@ -151,11 +158,21 @@ def _pool(comparison: Comparison, quiet: bool) -> dict[str, Any] | None:
     file = comparison.folder / "pool.json"
     first = next(iter(comparison.strategies))
     settings = comparison.settings(first, comparison.seeds[0], comparison.tries(first)[0])
+    sampling = Sampling(
+        settings.max_completion_length,
+        settings.temperature,
+        settings.top_p,
+        settings.eval.batch_size,
+        settings.eval.seed,
+        settings.template_options,
+        settings.generation_options,
+    )
+    group_size = comparison.pool.group_size or settings.num_generations
     what = {
-        "model": settings.model,
-        "dataset": settings.dataset,
-        "reward": settings.reward,
+        **{name: getattr(settings, name) for name in _OF_POOL},
         "plan": dataclasses.asdict(comparison.pool),
+        "group_size": group_size,
+        "sampling": dataclasses.asdict(sampling),
     }
     if file.is_file():
         known = json.loads(file.read_text())
@@ -170,16 +187,10 @@ def _pool(comparison: Comparison, quiet: bool) -> dict[str, Any] | None:
         materials.tokenizer,
         materials.dataset,
         materials.rewards,
-        group_size=comparison.pool.group_size or settings.num_generations,
+        sampling,
+        group_size=group_size,
         num_prompts=comparison.pool.num_prompts,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
-        max_new_tokens=settings.max_completion_length,
-        batch_size=settings.eval.batch_size,
-        seed=settings.eval.seed,
         weights=settings.reward_weights,
-        template_options=settings.template_options,
-        generation_options=settings.generation_options,
     )
     progress.close()
     found["of"] = what

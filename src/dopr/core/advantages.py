@@ -37,24 +37,24 @@ def leave_one_out(rewards: Array) -> Array:
     return _against_others(rewards, None, rewards)
 
 
-def discounted_beta_bernoulli(group: Group, ledger: Ledger, prior: float = 1.0) -> Array:
+def discounted_beta_bernoulli(group: Group, ledger: Ledger) -> Array:
     """A_i = (r_i - m) / s with m, s of the prompt's discounted Beta posterior; 0 where s is 0.
 
-    alpha <- lambda alpha + successes, beta <- lambda beta + failures over the prompt's visits, this
-    one included; m = alpha / (alpha + beta), s^2 = m (1 - m). A group without variance keeps a
-    gradient, unless the prompt has always gone the same way. Rewards are mapped to [0, 1] by the
-    lowest and highest seen. Source: DBB [2603.18444, V], lambda 0.5 (1.7B) and 0.75 (8B); `prior`
-    (alpha and beta at the start) is an option.
+    Both begin at 1; alpha <- lambda alpha + successes, beta <- lambda beta + failures over the
+    prompt's visits, this one included; m = alpha / (alpha + beta), s^2 = m (1 - m). A group without
+    variance keeps a gradient; where a prompt always goes the same way it dwindles as the two ones
+    fade. Rewards are mapped to [0, 1] by the lowest and highest seen.
+
+    Source: DBB [2603.18444, V], lambda 0.5 (1.7B) and 0.75 (8B).
 
     Args:
         group: finished group, already observed by `ledger`.
         ledger: gives the discounted mean and weight; its discount is lambda.
-        prior: pseudo-counts of a success and of a failure before the first visit.
     """
     i = group.prompt_id
     low, high = reward_range(ledger)
     spread = high - low
-    faded = prior * ledger.discount ** int(ledger.visits[i])
+    faded = ledger.discount ** int(ledger.visits[i])  # what is left of the 1 at the start
     successes = float(ledger.weight[i]) * (float(ledger.mean[i]) - low) / spread
     alpha = faded + successes
     beta = faded + float(ledger.weight[i]) - successes
@@ -68,15 +68,16 @@ def discounted_beta_bernoulli(group: Group, ledger: Ledger, prior: float = 1.0) 
 def usual_discount(strategy: Strategy, estimator: str) -> float | None:
     """The ledger's discount where the run's settings give none; None leaves it to the strategy.
 
-    DBB has lambda 0.5. A strategy that fades the past of itself, or whose options were told to,
-    keeps its own: there is one ledger, and that is lambda then.
+    DBB has lambda 0.5. A strategy that fades the past of itself, or that has an option for it which
+    was set, keeps its own: there is one ledger, and that is lambda then.
 
     Args:
         strategy: as it will run.
         estimator: of the advantages.
     """
-    told = {"discount", "ledger_discount"} & strategy._named
-    fades = strategy.ledger_discount != 1 or bool(told)
+    knows_one = type(strategy).ledger_discount is not Strategy.ledger_discount
+    was_set = knows_one and bool({"discount", "ledger_discount"} & strategy._named)
+    fades = strategy.ledger_discount != 1 or was_set
     return None if estimator != "dbb" or fades else DBB_DISCOUNT
 
 

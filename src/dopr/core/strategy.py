@@ -30,6 +30,7 @@ from dopr.core.stream import PromptStream
 
 # Two rewards closer than this are the same: rounding must not make a group look informative.
 REWARD_TOLERANCE = 1e-6
+RIGHT = 1 - REWARD_TOLERANCE  # a rollout counts as right from this reward on
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ class Bound:
     """One number of a plan.
 
     Attributes:
-        name: of the function that computes it, unless a variant has its own.
+        name: of the function that computes it.
         value: None where something it needs was not given, or where it is infinite.
         meaning: what it says, with its unit.
         source: where it is from.
@@ -71,11 +71,6 @@ def all_bounds(situation: Situation) -> list[Bound]:
         fields = {k: v for k, v in _plain(entry).items() if k != "compute"}
         found.append(Bound(value=finite(entry.compute(situation)), **fields))
     return found
-
-
-def bound_names() -> list[str]:
-    """Names of the registry, in order."""
-    return [entry.name for entry in _ENTRIES]
 
 
 def as_records(found: list[Bound]) -> list[dict[str, Any]]:

@@ -16,9 +16,6 @@ from dopr.core.errors import UserError
 Array = NDArray[np.float64]
 Rate = TypeVar("Rate", float, Array)
 
-# Relative budgets at which learning is most efficient [2602.01523, V abstract].
-BEST_RELATIVE_BUDGET = (1.5, 2.0)
-
 
 def informative_group(p: Rate, group_size: int) -> Rate:
     """Chance that a group has both outcomes, 1 - p^G - (1-p)^G.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dopr.core.errors import UserError
+from dopr.core.strategy import RIGHT
 from dopr.offline.pool_rates import PoolRates
 
 
@@ -14,7 +15,7 @@ class PilotSettings:
     """A small measurement before planning.
 
     Args:
-        model: local folder, Hub id, or tiny-reasoner.
+        model: as for `dopr.policy.models.load_model`.
         dataset: tasks.
         reward: names of rewards.
         rollouts: of each prompt.
@@ -61,8 +62,9 @@ def run_pilot(settings: PilotSettings) -> PoolRates:
     from dopr.policy.embedder import embedding_reward
     from dopr.policy.models import best_device, load_model
     from dopr.policy.prompts import within_context
+    from dopr.policy.sampling import Sampling
     from dopr.rewards import load_reward
-    from dopr.runs.evaluation import RIGHT, evaluate
+    from dopr.runs.evaluation import evaluate
     from dopr.tasks import load_task
 
     rewards = [
@@ -81,10 +83,8 @@ def run_pilot(settings: PilotSettings) -> PoolRates:
         tokenizer,
         dataset,
         rewards,
+        Sampling(settings.max_tokens, settings.temperature, seed=settings.seed),
         k=settings.rollouts,
-        temperature=settings.temperature,
-        max_new_tokens=settings.max_tokens,
-        seed=settings.seed,
     )
     scored = ~np.isnan(result.rewards)
     right = np.where(scored, result.rewards, -np.inf) >= RIGHT

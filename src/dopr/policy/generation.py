@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig
 
 from dopr.policy.decoding import DivergedError, sample
 
@@ -28,8 +28,11 @@ _KNOWN_PARTS = {
 }
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 # What `generate` hands to a decoding loop with text alone; anything else is not known here.
-_KNOWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
-_KNOWN_INPUTS |= {"cache_position", "synced_gpus", "streamer", "next_sequence_length"}
+_KNOWN_INPUTS = {
+    *("logits_processor", "stopping_criteria", "generation_config"),
+    *("attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"),
+    *("cache_position", "synced_gpus", "next_sequence_length"),
+}
 # Settings that ask for another way of decoding.
 _OTHER_LOOPS = (
     "assistant_early_exit",
@@ -156,29 +159,26 @@ def _is_plain(config: GenerationConfig, model: Any) -> bool:
 
 
 def _sample_or_leave(
-    model: Any,
-    input_ids: torch.Tensor,
-    logits_processor: Any,
-    stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,
-    exact: bool = False,
-    **model_kwargs: Any,
+    model: Any, input_ids: torch.Tensor, exact: bool, **asked: Any
 ) -> torch.Tensor:
     """`sample`, or from the same random state the library's loop where `sample` cannot go on."""
-    asked = (model, input_ids, logits_processor, stopping_criteria, generation_config)
-    mask = model_kwargs.get("attention_mask")
-    unknown = [k for k, v in model_kwargs.items() if k not in _KNOWN_INPUTS and v is not None]
-    if unknown or (mask is not None and mask.dim() != 2) or model_kwargs.get("streamer"):
-        _say_once(f"inputs {unknown} are sampled by the library's own loop")
-        return _library(*asked, **model_kwargs)
+    theirs: Callable[[], torch.Tensor] = functools.partial(model._sample, input_ids, **asked)
+    unknown = [k for k, v in asked.items() if k not in _KNOWN_INPUTS and v is not None]
+    mask = asked.get("attention_mask")
+    if mask is not None and mask.dim() != 2:
+        unknown.append("attention_mask")
+    if unknown:
+        _say_once(f"inputs {', '.join(unknown)} are sampled by the library's own loop")
+    if unknown or model in _GIVEN_UP:
+        return theirs()
     devices = [input_ids.device] if input_ids.device.type == "cuda" else []
     before = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
     try:
-        return sample(*asked, exact=exact, **model_kwargs)
+        return sample(model, input_ids, exact=exact, **asked)
     except (DivergedError, torch.OutOfMemoryError):
         raise
     # A model that looks like one of the known and is none may fail anywhere in the loop; the run
-    # goes on with the loop that its authors tested.
+    # goes on with the loop that its authors tested. What would fail there too is raised by it.
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         logger.warning("sampling by the library's own loop from now on (%s)", reason)
@@ -186,18 +186,4 @@ def _sample_or_leave(
         torch.set_rng_state(before[0])
         for device, state in zip(devices, before[1], strict=True):
             torch.cuda.set_rng_state(state, device)
-        return _library(*asked, **model_kwargs)
-
-
-def _library(
-    model: Any,
-    input_ids: torch.Tensor,
-    logits_processor: Any,
-    stopping_criteria: StoppingCriteriaList,
-    generation_config: GenerationConfig,
-    **model_kwargs: Any,
-) -> torch.Tensor:
-    result: torch.Tensor = model._sample(
-        input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs
-    )
-    return result
+    return theirs()

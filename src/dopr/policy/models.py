@@ -12,6 +12,7 @@ from dopr.policy.gguf import gguf_folder, is_gguf
 
 SHIPPED = "tiny-reasoner"
 ADAPTER_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -60,7 +61,7 @@ def not_loaded(name: str, error: Exception) -> UserError:
 def load_model(
     name: str, *, dtype: str = "float32", trust_remote_code: bool = False
 ) -> tuple[Any, Any]:
-    """A causal language model and its tokenizer, on the CPU.
+    """A causal language model and its tokenizer, on the CPU; weights come as safetensors alone.
 
     The folder of a LoRA adapter gives the model it was trained on with the adapter on top, whose
     weights are the ones that train.
@@ -80,7 +81,11 @@ def load_model(
         raise unknown_name("dtype", dtype, DTYPES)
     path = find_model(name)
     adapter = is_adapter(path)
-    options = {"dtype": getattr(torch, dtype), "trust_remote_code": trust_remote_code}
+    options = {
+        "dtype": getattr(torch, dtype),
+        "trust_remote_code": trust_remote_code,
+        "use_safetensors": True,  # other files of weights are pickles
+    }
     try:
         has_tokenizer = (Path(path) / "tokenizer_config.json").is_file()
         source = base_model(path) if adapter and not has_tokenizer else path
@@ -114,6 +119,8 @@ def base_model(name: str) -> str:
 
 
 def _load_adapter(path: str, options: dict[str, Any]) -> Any:
+    if not (Path(path) / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"the LoRA adapter {path!r} holds no {ADAPTER_WEIGHTS}; save it as one")
     try:
         from peft import AutoPeftModelForCausalLM
     except ImportError:

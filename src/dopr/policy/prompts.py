@@ -11,7 +11,6 @@ from dopr.core.errors import UserError
 
 TemplateOptions = Mapping[str, Any] | None
 
-OVERLONG = ("drop", "error", "truncate")
 _AT_ONCE = 1024  # prompts whose token ids are in memory together
 
 

@@ -33,7 +33,7 @@ def read_shape(name: str, trust_remote_code: bool = False) -> ModelShape:
     """The shape of a model, built without weights (torch's `meta` device).
 
     Args:
-        name: local folder, Hub id, or `tiny-reasoner`.
+        name: as for `dopr.policy.models.load_model`.
         trust_remote_code: run code that comes with the model.
 
     Raises:

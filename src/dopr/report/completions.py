@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from dopr.core.strategy import RIGHT
 from dopr.report.data import Record, Run, find_key, number
 
 TEXT_LIMIT = 4_000  # characters of one prompt or completion shown
 FILE_LIMIT = 200  # tables read per run, evenly over the steps
-RIGHT = 1 - 1e-6  # a reward from here on counts as right
 ID_COLUMNS = ("prompt_id", "id")
 # Numeric columns that are not the value of a reward function.
 NOT_REWARDS = {"step", "prompt", "completion", "advantage", "advantages", "images", *ID_COLUMNS}

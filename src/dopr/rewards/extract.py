@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dopr.rewards.math_check.text import without_thousands
-
 Rule = Callable[[str], str | None]
 
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.DOTALL)
@@ -25,6 +23,8 @@ _HEADING = re.compile(
     re.I,
 )
 _VALUE = re.compile(r"[-+]?\s*(?:[\d$\\€£(\[{]|\.\d)|[A-Za-z]\s*=")
+# The thousands of one number; of the list `100,200,30` none are.
+_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _JSON_TEXTS = re.compile(r'\[\s*".*"\s*\]', re.DOTALL)
 _THINK_END = "</think>"
 
@@ -130,11 +130,12 @@ def extract(text: str, rules: Sequence[Rule]) -> str | None:
 
 
 def reference_text(reference: Any) -> str:
-    r"""A reference answer as text.
+    r"""A reference answer as text; what a data set's row holds and what a reward is given alike.
 
-    A worked solution is reduced to its answer (after `####`, else in `\boxed{}`), commas between
-    the thousands of one number are dropped after `####` and those of points and lists are kept, and
-    a whole number that went through a float column loses its ".0".
+    A worked solution is reduced to its answer (after `####`, else in `\boxed{}`). After `####` a
+    dollar sign goes, and so do the commas between the thousands of a number; those of lists and
+    within brackets stay (`2, 3`, `100,200,30`, `(3,100)`), where a comma may be either: the
+    comparison tries both. A whole number that went through a float column loses its ".0".
     """
     if isinstance(reference, float) and reference.is_integer():
         return str(int(reference))
@@ -144,7 +145,10 @@ def reference_text(reference: Any) -> str:
         last = boxed(text)
         return text if last is None else last
     last = boxed(final)
-    return without_thousands((final if last is None else last).strip("$").strip())
+    final = (final if last is None else last).strip("$").removeprefix("\\$").strip()
+    if any(bracket in final for bracket in "([{"):
+        return final
+    return _THOUSANDS.sub(lambda number: number[0].replace(",", ""), final)
 
 
 def reference_texts(reference: Any) -> list[str]:

@@ -5,7 +5,7 @@ is not counted as rollouts of the run.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.core.statistics import mean_interval
-from dopr.core.strategy import REWARD_TOLERANCE
+from dopr.core.strategy import REWARD_TOLERANCE, RIGHT
 from dopr.policy.sampling import Reward, Sampling, sample_rewards
 
-RIGHT = 1.0 - 1e-6  # a rollout counts as right from this reward on
 RESAMPLES = 1000
 
 
@@ -49,16 +48,10 @@ def evaluate(
     tokenizer: Any,
     dataset: Dataset,
     reward_funcs: Sequence[Reward],
+    sampling: Sampling,
     *,
     k: int = 1,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_new_tokens: int = 256,
-    batch_size: int = 256,
-    seed: int = 0,
     weights: Sequence[float] | None = None,
-    template_options: Mapping[str, Any] | None = None,
-    generation_options: Mapping[str, Any] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
     """Sample k completions of every prompt and score them.
@@ -73,10 +66,9 @@ def evaluate(
         tokenizer: its tokenizer.
         dataset: columns `prompt` (text or chat) and whatever the rewards read.
         reward_funcs: in TRL's signature; their rewards are added up.
+        sampling: how completions are drawn; its seed is the bootstrap's too.
+        k: completions a prompt.
         weights: one factor a reward.
-        template_options: what the chat template reads besides the messages (TRL's
-            `chat_template_kwargs`).
-        generation_options: TRL's `generation_kwargs`, read for end marks and stop strings.
         on_progress: told how many completions are done, and of how many.
 
     Raises:
@@ -85,29 +77,20 @@ def evaluate(
     if len(dataset) == 0:
         raise UserError("there is nothing to evaluate on: the dataset has no rows")
     began = time.perf_counter()
-    sampling = Sampling(
-        max_new_tokens,
-        temperature,
-        top_p,
-        batch_size,
-        seed,
-        template_options=template_options,
-        generation_options=generation_options,
-    )
     rewards, ids = sample_rewards(
         model, tokenizer, dataset, reward_funcs, k, sampling, weights, on_progress
     )
     seconds = time.perf_counter() - began
     lengths = np.array([len(row) for row in ids]).reshape(rewards.shape)
-    summary = _figures(rewards, lengths, k, seed) | {
-        "temperature": temperature,
-        "top_p": top_p,
+    summary = _figures(rewards, lengths, k, sampling.seed) | {
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
         "eval_s": round(seconds, 3),
     }
     names = list(dataset["eval_set"]) if "eval_set" in dataset.column_names else []
     if len(set(names)) > 1:
         summary["sets"] = {
-            name: _figures(rewards[rows], lengths[rows], k, seed)
+            name: _figures(rewards[rows], lengths[rows], k, sampling.seed)
             for name in dict.fromkeys(names)
             if len(rows := [i for i, other in enumerate(names) if other == name])
         }
@@ -173,23 +156,19 @@ def measure_signal_rate(
     tokenizer: Any,
     dataset: Dataset,
     reward_funcs: Sequence[Reward],
+    sampling: Sampling,
     *,
     group_size: int,
     num_prompts: int | None = None,
-    temperature: float = 1.0,
-    top_p: float = 1.0,
-    max_new_tokens: int = 256,
-    batch_size: int = 256,
-    seed: int = 0,
     weights: Sequence[float] | None = None,
-    template_options: Mapping[str, Any] | None = None,
-    generation_options: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Share of groups whose rewards differ when every prompt is rolled out once by `model`.
 
     Args:
-        num_prompts: how many prompts to try, a seeded sample; null tries all.
-        template_options, generation_options: as for `evaluate`.
+        sampling: how completions are drawn; its seed is also that of the sample of prompts.
+        group_size: rollouts in a group.
+        num_prompts: how many prompts to try, a seeded sample; None tries all.
+        weights: one factor a reward.
 
     Returns:
         `size` of the pool, `signal_rate`, its 95% `signal_rate_interval`, `group_size`,
@@ -197,17 +176,8 @@ def measure_signal_rate(
     """
     size = len(dataset)
     if num_prompts is not None and num_prompts < size:
-        chosen = np.random.default_rng(seed).choice(size, num_prompts, replace=False)
+        chosen = np.random.default_rng(sampling.seed).choice(size, num_prompts, replace=False)
         dataset = dataset.select(np.sort(chosen))
-    sampling = Sampling(
-        max_new_tokens,
-        temperature,
-        top_p,
-        batch_size,
-        seed,
-        template_options=template_options,
-        generation_options=generation_options,
-    )
     rewards, _ = sample_rewards(
         model, tokenizer, dataset, reward_funcs, group_size, sampling, weights
     )
@@ -220,7 +190,7 @@ def measure_signal_rate(
     return {
         "size": size,
         "signal_rate": float(informative.mean()),
-        "signal_rate_interval": list(bootstrap_mean(informative, seed)),
+        "signal_rate_interval": list(bootstrap_mean(informative, sampling.seed)),
         "group_size": group_size,
         "num_prompts": len(dataset),
         "mean_reward": float(np.nanmean(rewards)) if not np.isnan(rewards).all() else None,

@@ -74,7 +74,8 @@ class TaskSettings:
     """What is trained, on what, and what is rewarded.
 
     Args:
-        model: local folder, Hub id, or `tiny-reasoner`, the model that comes with the package.
+        model: local folder, Hub id, GGUF file, `smollm2-135m` (see `dopr.policy.gguf`), or
+            `tiny-reasoner`, the model that comes with the package.
         dataset: a task or a list of tasks; `dopr tasks` lists them.
         mixing: the shares of several training tasks, one number each, in any unit; as many prompts
             of each are taken as the scarcest allows. Null takes all of them.
@@ -238,10 +239,6 @@ class TrainSettings(MethodSettings, TaskSettings):
             "max_tokens",
             "batch_size",
             "gradient_accumulation_steps",
-        )
-        at_least(
-            self,
-            1,
             "num_iterations",
             "max_completion_length",
             "max_prompt_length",

@@ -21,6 +21,7 @@ from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, nam
 from dopr.engines.trl.setup import check_engine, check_saving
 from dopr.engines.trl.trainer import DoPRTrainer
 from dopr.policy.models import best_device, lora_config
+from dopr.policy.sampling import Sampling
 from dopr.rewards.noisy import flip_verdicts
 from dopr.runs.best import has_stopped_improving
 from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
@@ -238,6 +239,15 @@ def _evaluator(
     dataset, how = materials.eval_dataset, settings.eval
     if dataset is None:
         return None
+    sampling = Sampling(
+        settings.max_completion_length,
+        how.temperature,
+        how.top_p,
+        how.batch_size,
+        how.seed,
+        settings.template_options,
+        settings.generation_options,
+    )
 
     def run() -> dict[str, Any]:
         return evaluate(
@@ -245,15 +255,9 @@ def _evaluator(
             materials.tokenizer,
             dataset,
             materials.rewards,
+            sampling,
             k=how.k,
-            temperature=how.temperature,
-            top_p=how.top_p,
-            max_new_tokens=settings.max_completion_length,
-            batch_size=how.batch_size,
-            seed=how.seed,
             weights=settings.reward_weights,
-            template_options=settings.template_options,
-            generation_options=settings.generation_options,
         ).summary
 
     return run

@@ -6,13 +6,11 @@ Known are the columns of TRL (`prompt`, `solution`, `ground_truth`), verl (`rewa
 """
 
 import json
-import math
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from dopr.core.errors import UserError, unknown_name
-from dopr.rewards.extract import boxed
+from dopr.rewards.extract import is_missing, reference_text
 from dopr.tasks.messages import read_prompt, refuse_pictures
 
 # In order of preference: the first that a dataset has is taken.
@@ -41,8 +39,6 @@ _TAKEN = (
     *("completions", "completion_ids", "trainer_state", "environment", "environments"),
     *("log_metric", "log_extra", "image", "images", "dopr_row", "eval_set"),
 )
-_MARK = "####"  # GSM8K's, before the final answer
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 
 Row = dict[str, Any]
 
@@ -110,11 +106,7 @@ def make_mapper(
 
 
 def answer_text(value: Any) -> str | list[str]:
-    r"""A reference as text: what GSM8K's `####` marks, else the last `\boxed{}`, else all of it.
-
-    The mark counts on the last line, or where it is the only one (other lines that begin with it
-    are headings of a worked solution). After it commas between thousands are dropped, those of a
-    list (`2, 3`) or a point are not. 27.0 becomes 27.
+    """A reference as a row holds it: each answer is read by `dopr.rewards.extract.reference_text`.
 
     Returns:
         The text, empty where there is none. A list of one is that one; several are answers of which
@@ -122,36 +114,13 @@ def answer_text(value: Any) -> str | list[str]:
     """
     if hasattr(value, "tolist"):  # NumPy's, from a function of the user's own
         value = value.tolist()
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
     if isinstance(value, list | tuple):
         texts = [text if isinstance(text := answer_text(v), str) else to_json(v) for v in value]
         accepted = list(dict.fromkeys(filter(None, texts)))
         return accepted if len(accepted) > 1 else "".join(accepted)
     if isinstance(value, dict):
         return to_json(value)
-    text = str(value).strip()
-    marked = _after_mark(text)
-    last = boxed(text) if marked is None else None
-    if marked is None and last is None and text.count(_MARK) == 1:
-        marked = text.partition(_MARK)[2].partition("\n")[0].strip()
-    if marked:
-        return marked if any(c in marked for c in "([{") else without_thousands(marked)
-    return text if last is None else last
-
-
-def _after_mark(text: str) -> str | None:
-    """What follows `####` on the last line of a text; None where nothing does."""
-    last = text.rstrip().rpartition("\n")[2]
-    return last.rpartition(_MARK)[2].strip() or None if _MARK in last else None
-
-
-def without_thousands(text: str) -> str:
-    """Commas between thousands and a leading dollar sign taken away: `$1,000` becomes `1000`."""
-    bare = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), text)
-    return bare.removeprefix("\\").removeprefix("$").strip()
+    return "" if is_missing(value) else reference_text(value)
 
 
 def to_json(value: Any) -> str:

@@ -18,7 +18,7 @@ from scipy.spatial.distance import pdist
 
 from dopr.core.configuration import at_least
 from dopr.core.errors import UserError, unknown_name
-from dopr.core.strategy import REWARD_TOLERANCE
+from dopr.core.strategy import RIGHT
 from dopr.policy.embedder import embedding_reward
 from dopr.rewards.extract import completion_text
 from dopr.tasks.columns import PROMPTS
@@ -165,7 +165,7 @@ def read_solutions(source: str, reward: str | None = None) -> Solutions:
     for number, (row, value) in enumerate(zip(rows, values, strict=True)):
         if not isinstance(value, int | float | None):
             raise UserError(f"{source!r}, row {number + 1}: verdict {value!r} is no number")
-        if value is not None and value >= 1 - REWARD_TOLERANCE:
+        if value is not None and value >= RIGHT:
             text = completion_text(row[response])
             found.setdefault(f"{row[prompt]}\0{text}", (row[prompt], text))
     if not found:

@@ -6,6 +6,7 @@ compares. Imports nothing from `dopr` (see worker.py).
 """
 
 import contextlib
+import itertools
 import json
 import os
 import secrets
@@ -16,14 +17,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .compare import assertion, decode, same_output, same_result
 
 _RUNNER = Path(__file__).with_name("runner.py")
 _POLL_S = 0.05
 _MOST_FILES = 1000
+_MOST_THREADS = 256
+# What reading and comparing may raise where code has written the value itself.
+_HOSTILE = (
+    *(ArithmeticError, LookupError, MemoryError, RecursionError, SyntaxError, TypeError),
+    ValueError,
+)
 
 unenforced: list[str] = []  # read by worker.py once `load` is done
 
@@ -75,10 +83,8 @@ def judge(
 
 def _program(code: str, test: dict[str, Any], limits: dict[str, Any], deadline: float) -> bool:
     """Whether a program prints what a test expects, and ends well."""
-    with _Folder() as folder:
-        status = _run(folder, {"kind": "program", "code": code}, limits, deadline, test["input"])
-        printed = _read(folder / "stdout", limits["file_mb"])
-    return status == 0 and same_output(printed, test["output"])
+    ended = _run({"kind": "program", "code": code}, limits, deadline, test["input"])
+    return ended.status == 0 and same_output(ended.printed, test["output"])
 
 
 def _calls(
@@ -95,13 +101,12 @@ def _calls(
     start = passed = 0
     while start < len(tests) and time.monotonic() < deadline:
         key = secrets.token_hex(16)
-        with _Folder() as folder:
-            _run(folder, {**job, "start": start, "key": key}, limits, deadline, "")
-            messages = _messages(folder / "results.jsonl", limits["file_mb"], key)
+        ended = _run({**job, "start": start, "key": key}, limits, deadline, "")
+        messages = _messages(ended.said, key)
         if found is not None:
             found.extend(name for message in messages for name in message.get("unenforced", ()))
-        answers = [message for message in messages if "test" in message]
-        results = [_right(tests[m["test"]], m) for m in answers]
+        answers = _in_turn([message for message in messages if "test" in message], start)
+        results = [_right(test, m) for test, m in zip(tests[start:], answers, strict=False)]
         passed += sum(results)
         start += len(results)
         loaded = any("loaded" in message for message in messages)
@@ -110,6 +115,15 @@ def _calls(
             break
         start += 1  # this one did not end; where all have ended there is none
     return passed
+
+
+def _in_turn(answers: list[dict[str, Any]], start: int) -> list[dict[str, Any]]:
+    """The answers to the tests from `start` on, each once and in order, as the runner gives them.
+
+    Code that has found the key may say the same right answer again, or one to another test.
+    """
+    turns = itertools.count(start)
+    return list(itertools.takewhile(lambda answer: answer["test"] == next(turns), answers))
 
 
 def _right(test: dict[str, Any], answer: dict[str, Any]) -> bool:
@@ -121,78 +135,112 @@ def _right(test: dict[str, Any], answer: dict[str, Any]) -> bool:
             return same_result(value, test["expected"])
         # An assertion means what Python says it means.
         return bool(value == test.get("expected", True))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except _HOSTILE:
         return False
 
 
-def _messages(path: Path, file_mb: float, key: str) -> list[dict[str, Any]]:
+def _messages(said: str, key: str) -> list[dict[str, Any]]:
     """What the runner said, and nothing that the code may have written beside it."""
     messages = []
-    for line in _read(path, file_mb).splitlines():
+    for line in said.splitlines():
         try:
             message = json.loads(line)
-        except ValueError:  # cut off
+        except (ValueError, RecursionError):  # cut off, or not the runner's
             continue
         if isinstance(message, dict) and message.get("key") == key:
             messages.append(message)
     return messages
 
 
-def _run(
-    folder: Path, job: dict[str, Any], limits: dict[str, Any], deadline: float, text: str
-) -> int | None:
-    """Run a job to its end or to a limit; its status, None where it was stopped."""
+@dataclass(frozen=True)
+class _Ended:
+    """What is left of a run: its status, None where it was stopped, and what it wrote."""
+
+    status: int | None
+    printed: str = ""
+    said: str = ""
+
+
+def _run(job: dict[str, Any], limits: dict[str, Any], deadline: float, text: str) -> _Ended:
+    """Run a job in a folder of its own, to its end or to a limit."""
     left = deadline - time.monotonic()
     if left <= 0:
-        return None
+        return _Ended(None)
     told = {"memory_mb": limits["memory_mb"], "file_mb": limits["file_mb"], "cpu_s": left}
-    (folder / "job.json").write_text(json.dumps({**job, **told}), encoding="utf-8")
-    (folder / "stdin").write_text(text, encoding="utf-8")
-    with open(folder / "stdin", "rb") as source, open(folder / "stdout", "wb") as sink:
-        process = subprocess.Popen(
-            [sys.executable, "-s", "-P", "-X", "utf8", str(_RUNNER), str(folder)],
-            stdin=source,
-            stdout=sink,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            env=_environment(folder),
-            start_new_session=hasattr(os, "setsid"),
-        )
-        try:
-            return _watch(process, folder, limits, deadline)
-        finally:
-            _kill(process)
+    with _Folder() as folder:
+        (folder / "job.json").write_text(json.dumps({**job, **told}), encoding="utf-8")
+        (folder / "stdin").write_text(text, encoding="utf-8")
+        # Read through these alone: by now a link or a pipe may be called what they were called.
+        with (
+            open(folder / "stdin", "rb") as source,
+            open(folder / "stdout", "w+b") as printed,
+            open(folder / "results.jsonl", "w+b") as said,
+        ):
+            process = subprocess.Popen(
+                [sys.executable, "-s", "-P", "-X", "utf8", str(_RUNNER), str(folder)],
+                stdin=source,
+                stdout=printed,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env=_environment(folder),
+                start_new_session=hasattr(os, "setsid"),
+            )
+            try:
+                status = _watch(process, folder, said.fileno(), limits, deadline)
+            finally:
+                _kill(process)
+            return _Ended(status, *(_read(file, limits["file_mb"]) for file in (printed, said)))
 
 
 def _watch(
-    process: "subprocess.Popen[bytes]", folder: Path, limits: dict[str, Any], deadline: float
+    process: "subprocess.Popen[bytes]",
+    folder: Path,
+    results: int,
+    limits: dict[str, Any],
+    deadline: float,
 ) -> int | None:
-    """Wait for the end of a process, as long as each of its tests is in time."""
-    results = folder / "results.jsonl"
+    """Wait for the end of a process, as long as each of its tests is in time.
+
+    Args:
+        results: descriptor of the file that grows with each test that has ended.
+    """
     until, known = time.monotonic() + limits["test_s"], 0
     while True:
         try:
             return process.wait(timeout=_POLL_S)
         except subprocess.TimeoutExpired:
             now = time.monotonic()
-            size = results.stat().st_size if results.exists() else 0
+            size = os.fstat(results).st_size
             if size != known:  # a test has ended, the time of the next begins
                 until, known = now + limits["test_s"], size
-            if now >= min(until, deadline) or _too_much(folder, limits["file_mb"]):
+            if now >= min(until, deadline) or _too_many_threads(process.pid):
+                return None
+            if _too_much(folder, limits["file_mb"]):
                 return None
 
 
+def _too_many_threads(process: int) -> bool:
+    """Whether a process has more threads than a solution needs; only Linux says how many."""
+    try:
+        return len(os.listdir(f"/proc/{process}/task")) > _MOST_THREADS
+    except OSError:
+        return False
+
+
 def _too_much(folder: Path, file_mb: float) -> bool:
-    """Whether a folder holds too many files, or in all more than four of the largest size."""
+    """Whether a folder holds too many files, in all more than four of the largest size, or folders
+    in which nobody can look for them.
+    """
     size = number = 0
-    for place, _, names in os.walk(folder):
+    closed: list[OSError] = []
+    for place, _, names in os.walk(folder, onerror=closed.append):
         for name in names:
             number += 1
             with contextlib.suppress(OSError):
                 size += os.lstat(os.path.join(place, name)).st_size
         if number > _MOST_FILES or size > 4 * file_mb * 2**20:
             return True
-    return False
+    return any(isinstance(error, PermissionError) for error in closed)
 
 
 def _kill(process: "subprocess.Popen[bytes]") -> None:
@@ -215,20 +263,21 @@ def _environment(folder: Path) -> dict[str, str]:
     return own
 
 
-def _read(path: Path, file_mb: float) -> str:
-    try:
-        with open(path, "rb") as file:
-            return file.read(int(file_mb * 2**20)).decode("utf-8", errors="replace")
-    except OSError:
-        return ""
+def _read(file: BinaryIO, file_mb: float) -> str:
+    file.seek(0)
+    return file.read(int(file_mb * 2**20)).decode("utf-8", errors="replace")
 
 
 class _Folder:
-    """A working folder that is gone afterwards, whatever was made of its modes."""
+    """A working folder that is gone afterwards, whatever modes its folders were made with."""
 
     def __enter__(self) -> Path:
         self.path = Path(tempfile.mkdtemp(prefix="dopr-code-"))
         return self.path
 
     def __exit__(self, *exception: object) -> None:
+        for place, names, _ in os.walk(self.path):
+            for inner in (os.path.join(place, name) for name in names):
+                if not os.path.islink(inner):
+                    os.chmod(inner, 0o700)
         shutil.rmtree(self.path, ignore_errors=True)

@@ -4,8 +4,8 @@
 - Landlock (Linux 5.13): nothing is written outside the working folder, and nothing read but what
   Python itself needs, so no home folder, no data set and no other process's environment;
 - a seccomp filter (Linux on x86-64 and 64-bit ARM): no sockets, no new processes, no signals to
-  others, no tracing, no change of modes, owners and limits; where there is no filter, a network
-  namespace of its own instead.
+  others, no tracing, no change of priorities, modes, owners, times and limits; where there is no
+  filter, a network namespace of its own instead.
 
 Every function gives what it could not enforce. Runs in the process itself, before the code, and
 there is no way back. Imports nothing from `dopr` (see worker.py).
@@ -31,6 +31,7 @@ _FILTER_MODE = 2
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1, 2, 4, 8
 _READ = _EXECUTE | _READ_FILE | _READ_FOLDER
+_SPECIAL = 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11  # making devices, sockets and named pipes
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | 1 << 14 | 1 << 15
 _ACCESSES = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}  # kinds of access by version
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom", "/dev/random")
@@ -39,51 +40,49 @@ _SYSTEM = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Numbers of system calls on x86-64 and on 64-bit ARM; None where there is none.
 _FORBIDDEN = {
-    "socket": (41, 198),
-    "fork": (57, None),
-    "vfork": (58, None),
-    "tkill": (200, 130),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "pidfd_open": (434, 434),
-    "pidfd_send_signal": (424, 424),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "io_uring_setup": (425, 425),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "chroot": (161, 51),
-    "pivot_root": (155, 41),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "keyctl": (250, 219),
-    "add_key": (248, 217),
-    "shmget": (29, 194),
-    "setrlimit": (160, 164),
-    "chmod": (90, None),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, None),
-    "fchown": (93, 55),
-    "lchown": (94, None),
-    "fchownat": (260, 54),
-    "setxattr": (188, 5),
-    "setsid": (112, 157),
-    "setpgid": (109, 154),
-    "reboot": (169, 142),
-    "kexec_load": (246, 104),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "settimeofday": (164, 170),
-    "clock_settime": (227, 112),
+    # Other machines and other programs: sockets, shared objects that outlive the process.
+    **{"socket": (41, 198), "io_uring_setup": (425, 425), "mq_open": (240, 180)},
+    **{"shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190)},
+    # Other processes: new ones, signals, tracing, their memory, their share of the processor.
+    **{"fork": (57, None), "vfork": (58, None), "tkill": (200, 130)},
+    **{"rt_sigqueueinfo": (129, 138), "rt_tgsigqueueinfo": (297, 240)},
+    **{"pidfd_open": (434, 434), "pidfd_send_signal": (424, 424), "pidfd_getfd": (438, 438)},
+    **{"ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271)},
+    **{"process_madvise": (440, 440), "process_mrelease": (448, 448), "kcmp": (312, 272)},
+    **{"migrate_pages": (256, 238), "move_pages": (279, 239), "setpriority": (141, 140)},
+    **{"sched_setparam": (142, 118), "sched_setscheduler": (144, 119)},
+    **{"sched_setaffinity": (203, 122), "sched_setattr": (314, 274), "ioprio_set": (251, 30)},
+    **{"setsid": (112, 157), "setpgid": (109, 154), "setrlimit": (160, 164)},
+    # What Landlock leaves free, all versions or the first ones: modes, owners, times, attributes,
+    # truncation, watching folders, devices.
+    **{"chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452)},
+    **{"chown": (92, None), "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54)},
+    **{"utime": (132, None), "utimes": (235, None), "futimesat": (261, None)},
+    **{"utimensat": (280, 88), "truncate": (76, 45), "setxattr": (188, 5), "lsetxattr": (189, 6)},
+    **{"fsetxattr": (190, 7), "setxattrat": (463, 463), "removexattr": (197, 14)},
+    **{"lremovexattr": (198, 15), "fremovexattr": (199, 16), "removexattrat": (466, 466)},
+    **{"inotify_init": (253, None), "inotify_init1": (294, 26), "fanotify_init": (300, 262)},
+    **{"mknod": (133, None), "mknodat": (259, 33), "open_by_handle_at": (304, 265)},
+    # The system, should this process be root's.
+    **{"unshare": (272, 97), "setns": (308, 268), "chroot": (161, 51), "pivot_root": (155, 41)},
+    **{"mount": (165, 40), "umount2": (166, 39), "open_tree": (428, 428)},
+    **{"move_mount": (429, 429), "fsopen": (430, 430), "fsconfig": (431, 431)},
+    **{"fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442)},
+    **{"bpf": (321, 280), "perf_event_open": (298, 241), "userfaultfd": (323, 282)},
+    **{"keyctl": (250, 219), "add_key": (248, 217), "request_key": (249, 218)},
+    **{"reboot": (169, 142), "kexec_load": (246, 104), "kexec_file_load": (320, 294)},
+    **{"init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106)},
+    **{"settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171)},
+    **{"clock_adjtime": (305, 266), "sethostname": (170, 161), "setdomainname": (171, 162)},
+    **{"acct": (163, 89), "swapon": (167, 224), "swapoff": (168, 225), "syslog": (103, 116)},
+    **{"iopl": (172, None), "ioperm": (173, None)},
 }
 _KILL, _TGKILL, _CLONE, _CLONE3, _PRLIMIT = (62, 129), (234, 131), (56, 220), (435, 435), (302, 261)
+_OPEN, _OPENAT, _OPENAT2, _FCNTL = (2, None), (257, 56), (437, 437), (72, 25)
+_PRCTL, _SOCKETPAIR = (157, 167), (53, 199)
 _A_THREAD = 0x10000  # CLONE_THREAD
+_END_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+_OWNER_AND_SIGNAL = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
 _ALLOW, _DENY, _NOT_THERE, _END_PROCESS = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
 _NEW_USER, _NEW_NETWORK = 0x10000000, 0x40000000
 
@@ -156,7 +155,7 @@ def confine_files(folder: Path, readable: Iterable[str] = ()) -> list[str]:
     own |= {entry for entry in sys.path if os.path.isdir(entry) and "-packages" in entry}
     rules = [(path, _READ) for path in (*_SYSTEM, *own, *readable)]
     rules += [(path, _READ_FILE | _WRITE_FILE) for path in _DEVICES]
-    rules.append((str(folder), every))
+    rules.append((str(folder), every & ~_SPECIAL))
     for path, access in rules:
         _allow_beneath(libc, ruleset, path, access & every)
     confined = (
@@ -197,36 +196,53 @@ def _forbid_calls() -> str | None:
 def _filter(machine: str) -> bytes:
     """The filter as instructions of the kernel's classic packet filter, 8 bytes each."""
     column = list(_ARCHITECTURES).index(machine)
-    own = os.getpid()
-    load, equal, at_least, any_of, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    number, architecture, first, third = 0, 4, 16, 32
+    load, equal, at_least, any_of, mask, give = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
+    number, architecture, first, second, third = 0, 4, 16, 24, 32
 
     def step(code: int, value: int, yes: int = 0, no: int = 0) -> bytes:
         return struct.pack("=HBBI", code, yes, no, value)
 
+    def on(call: tuple[int | None, int | None], *then: bytes) -> list[bytes]:
+        """What becomes of a call; each of `then` ends in a verdict."""
+        found = call[column]
+        return [] if found is None else [step(equal, found, 0, len(then)), *then]
+
+    allow, deny = step(give, _ALLOW), step(give, _DENY)
+
+    def refused(values: tuple[int, ...]) -> list[bytes]:
+        """The verdict on an argument that is loaded: denied where it is one of these."""
+        return [*(part for v in values for part in (step(equal, v, 0, 1), deny)), allow]
+
+    only_own = [step(load, first), step(equal, os.getpid(), 1, 0), deny, allow]
     steps = [
         step(load, architecture),
         step(equal, _ARCHITECTURES[machine], 1, 0),
         step(give, _END_PROCESS),
         step(load, number),
         step(at_least, 0x40000000, 0, 1),  # the other set of numbers of x86-64
-        step(give, _DENY),
+        deny,
     ]
-    for forbidden in [call[column] for call in _FORBIDDEN.values()]:
-        if forbidden is not None:
-            steps += [step(equal, forbidden, 0, 1), step(give, _DENY)]
-    steps += [step(equal, _CLONE3[column], 0, 1), step(give, _NOT_THERE)]  # libc then takes clone
+    for call in _FORBIDDEN.values():
+        steps += on(call, deny)
+    for call in (_CLONE3, _OPENAT2):  # its arguments cannot be seen; libc then takes the older one
+        steps += on(call, step(give, _NOT_THERE))
     # A new thread is allowed, a new process is not.
-    steps += [step(equal, _CLONE[column], 0, 4), step(load, first)]
-    steps += [step(any_of, _A_THREAD, 1, 0), step(give, _DENY), step(give, _ALLOW)]
+    steps += on(_CLONE, step(load, first), step(any_of, _A_THREAD, 1, 0), deny, allow)
     for call in (_KILL, _TGKILL):  # a process may end itself
-        steps += [step(equal, call[column], 0, 4), step(load, first)]
-        steps += [step(equal, own, 1, 0), step(give, _DENY), step(give, _ALLOW)]
+        steps += on(call, *only_own)
     # Limits may be read, not set: the third argument is the new limit.
-    steps += [step(equal, _PRLIMIT[column], 0, 6), step(load, third)]
-    steps += [step(equal, 0, 0, 3), step(load, third + 4), step(equal, 0, 0, 1)]
-    steps += [step(give, _ALLOW), step(give, _DENY)]
-    steps.append(step(give, _ALLOW))
+    unset = [step(load, third), step(equal, 0, 0, 3), step(load, third + 4), step(equal, 0, 0, 1)]
+    steps += on(_PRLIMIT, *unset, allow, deny)
+    # It ends with its parent, whatever it says, and sends no signals by way of a file.
+    steps += on(_PRCTL, step(load, first), *refused((_END_WITH_PARENT,)))
+    steps += on(_FCNTL, step(load, second), *refused(_OWNER_AND_SIGNAL))
+    # A pair of streams leads nowhere (asyncio has one); one of datagrams reaches other sockets.
+    stream = [step(load, second), step(mask, 0xF), step(equal, 1, 1, 0)]
+    steps += on(_SOCKETPAIR, *stream, deny, allow)
+    # Landlock's first versions let a file be emptied by opening it to be read.
+    for call, flags in ((_OPEN, second), (_OPENAT, third)):
+        steps += on(call, step(load, flags), step(mask, 0x203), *refused((os.O_TRUNC,)))
+    steps.append(allow)
     return b"".join(steps)
 
 

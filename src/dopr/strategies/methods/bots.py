@@ -13,9 +13,8 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
-from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
 from dopr.strategies.parts.posterior import sized, success_rate
-from dopr.strategies.parts.turns import draw_by_weight
 
 Array = NDArray[np.float64]
 
@@ -73,9 +72,7 @@ class BOTS(Strategy):
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step)
-        for name in ("fade", "share", "target"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1]")
+        in_unit_interval(fade=self.fade, share=self.share, target=self.target)
         require(self.tau >= 0, f"tau is {self.tau}; it must not be negative")
         self._read = None if self.references is None else read_references(self.references)
 
@@ -83,11 +80,7 @@ class BOTS(Strategy):
         self._counts = sized(self._counts, prompts.size, 1.0)
         alpha, beta = self._counts.T
         rates = prompts.rng.beta(alpha, beta) if self.thompson else alpha / (alpha + beta)
-        if self.tau > 0:
-            logits = -np.abs(rates - self.target) / self.tau
-            chosen = draw_by_weight(logits, self.prompts_per_step, prompts.rng)
-        else:
-            chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng)
+        chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng, self.tau)
         self._last = {"select/expected_success": float((alpha / (alpha + beta))[chosen].mean())}
         groups = yield requests_for(chosen, self.num_generations)
         self._note(groups, ledger)

@@ -10,12 +10,12 @@ from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, requests_for
 from dopr.strategies.parts.posterior import sized
 
 Array = NDArray[np.float64]
 
-_MOST_IDLE_ROUNDS = 1000
+_MOST_IDLE_ROUNDS = 1000  # in a step; some hundreds at most, but with a capacity far above the mean
 
 
 @dataclass
@@ -32,8 +32,9 @@ class CERO(Strategy):
         nu <- clip(nu - (B / K - sum N) / (sqrt(K) max(B / K, capacity - B / K)))
 
     A round that gives nothing moves the prices only; such rounds pass within a step, which ends
-    with the first one that gives something. After K rounds or when the budget is spent it begins
-    anew, with what was learnt (ours: a run may go on).
+    with the first one that gives something. Ours, so that a run can go on: after K rounds, or when
+    the budget is spent, a new budget begins with what was learnt; and where the prices are so far
+    apart that a thousand rounds would give nothing, those of highest price get a round's units.
 
     Args:
         prompts_per_step: B / K is so many prompts' worth of units.
@@ -41,7 +42,7 @@ class CERO(Strategy):
         units: most units of one prompt in a round; num_generations rollouts altogether.
         capacity: units that a round can give, as a factor on B / K (132 of 128 in the source).
         utility: lambda.
-        memory: rho in [0, 1], what stays of a posterior's past at each visit.
+        memory: rho in [0, 1], what stays of every posterior's past after each round.
 
     Source: CERO [2606.05606, V]: the full text; no code.
     """
@@ -71,7 +72,7 @@ class CERO(Strategy):
         at_least_one(prompts_per_step=self.prompts_per_step, rounds=self.rounds, units=self.units)
         require(self.capacity >= 1, f"capacity is {self.capacity}; it must be at least 1")
         require(self.utility > 0, f"utility is {self.utility}; it must be positive")
-        require(0 <= self.memory <= 1, f"memory is {self.memory}; it must lie in [0, 1]")
+        in_unit_interval(memory=self.memory)
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         size = prompts.size
@@ -79,14 +80,19 @@ class CERO(Strategy):
         self._theta = sized(self._theta, size, 4 / 6)  # 4 q of Beta(1, 1)
         per_round = float(min(self.prompts_per_step, size) * self.units)
         order = np.random.default_rng([size, 0]).permutation(size)  # for ties, the same always
-        for _ in range(_MOST_IDLE_ROUNDS):
+        for idle in range(_MOST_IDLE_ROUNDS + 1):
             if self._round == 0 or self._round >= self.rounds or self._left < 1:
                 self._round, self._left = 0, per_round * self.rounds
             self._round += 1
-            wanted = self.wanted(order, int(self.capacity * per_round))
-            given = within(wanted, self._theta - self._nu, order, int(self._left))
+            margin = self._theta - self._nu
+            if idle == _MOST_IDLE_ROUNDS:
+                wanted = within(np.full(size, self.units), margin, order, int(per_round))
+            else:
+                wanted = self.wanted(order, int(self.capacity * per_round))
+            given = within(wanted, margin, order, int(self._left))
             if given.any():
                 break
+            self._learn([], ledger)
             self.move_prices(wanted, per_round)
         chosen = np.flatnonzero(given)
         self._left -= float(given.sum())
@@ -125,11 +131,12 @@ class CERO(Strategy):
         self._nu = float(np.clip(self._nu - rate * (per_round - given.sum()) / gap, 0, 1))
 
     def _learn(self, groups: list[Group], ledger: Ledger) -> None:
+        """All posteriors fade, those of the round's prompts learn."""
+        self._counts = 1 + self.memory * (self._counts - 1)
         for group in groups:
             outcomes = to_unit(group.scored, ledger)
-            found = np.array([outcomes.sum(), outcomes.size - outcomes.sum()])
-            counts = self._counts[group.prompt_id]
-            self._counts[group.prompt_id] = 1 + self.memory * (counts - 1) + found
+            right = outcomes.sum()
+            self._counts[group.prompt_id] += right, outcomes.size - right
 
 
 def within(

@@ -25,8 +25,8 @@ class CurES(UnequalGroups):
 
     An iteration has `iteration_steps` steps. At its start the prompts of all of them are drawn and
     get `pilots` rollouts each, which are paid for and not trained on. A step draws its prompts from
-    those left by weights exp(sqrt(d (1 - d)) / t), d the mean of the Beta(1, 1) posterior of pilots
-    and training rollouts in this iteration; and divides num_generations rollouts a prompt by
+    those left by weights exp(sqrt(d (1 - d)) / t), d the mean of the pilots' Beta(1, 1) posterior;
+    and divides num_generations rollouts a prompt by
 
         sigma^2 = p q^2 E[g+^2] + p^2 q E[g-^2] - p^2 q^2 (E[g+] - E[g-])^2,   q = 1 - p,
 
@@ -63,15 +63,14 @@ class CurES(UnequalGroups):
     tau: float | None = None
     right_above: float = 0.5
     keep_total: bool = True
-    # Of the iteration's prompts, shape (k,): which, their pilots' rate, whether they were trained
-    # on; and, shape (k, 2), right and all rollouts of the iteration.
+    # Of the iteration's prompts: which, and whether they were trained on, shape (k,); and of their
+    # pilots how many were right and how many scored, shape (k, 2).
     _ids: NDArray[np.int64] = field(
         default_factory=lambda: np.empty(0, np.int64),
         init=False,
         repr=False,
-        metadata=prompt_ids("_rates", "_used", "_counts"),
+        metadata=prompt_ids("_used", "_counts"),
     )
-    _rates: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _used: NDArray[np.bool_] = field(
         default_factory=lambda: np.empty(0, np.bool_), init=False, repr=False
     )
@@ -95,10 +94,11 @@ class CurES(UnequalGroups):
         left = np.flatnonzero(~self._used)
         chosen = left[draw_by_weight(self.log_weights(self._counts[left]), wanted, prompts.rng)]
         self._used[chosen] = True
-        spread = np.sqrt(self._rates[chosen] * (1 - self._rates[chosen]))
+        right, scored = self._counts[chosen].T
+        rates = right / np.maximum(scored, 1)
+        spread = np.sqrt(rates * (1 - rates))
         self._last["select/gradient_spread"] = float(spread.mean())
         groups = yield self.ask(self._ids[chosen], self.allocate(spread))
-        self._note(groups, ledger)
         return groups
 
     def _start_iteration(
@@ -110,18 +110,14 @@ class CurES(UnequalGroups):
         self._counts = np.zeros((len(self._ids), 2))
         at_once = max(1, wanted * self.num_generations // self.pilots)
         for start in range(0, len(self._ids), at_once):
-            groups = yield requests_for(self._ids[start : start + at_once], self.pilots)
-            self._note(groups, ledger)
-        right, scored = self._counts.T
-        self._rates = right / np.maximum(scored, 1)
+            groups: list[Group] = yield requests_for(
+                self._ids[start : start + at_once], self.pilots
+            )
+            for place, group in enumerate(groups, start):
+                outcomes = to_unit(group.scored, ledger)
+                right = np.count_nonzero(outcomes > self.right_above)
+                self._counts[place] = right, outcomes.size
         self._last["select/pilots"] = float(len(self._ids) * self.pilots)
-
-    def _note(self, groups: list[Group], ledger: Ledger) -> None:
-        places = {int(prompt): place for place, prompt in enumerate(self._ids)}
-        for group in groups:
-            outcomes = to_unit(group.scored, ledger)
-            right = np.count_nonzero(outcomes > self.right_above)
-            self._counts[places[group.prompt_id]] += right, outcomes.size
 
     def log_weights(self, counts: Array) -> Array:
         """sqrt(d (1 - d)) / t of prompts with so many right of so many rollouts, shape (k,).

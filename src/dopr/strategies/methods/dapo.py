@@ -22,8 +22,8 @@ class DAPO(Strategy):
         min_reward_std: standard deviation (divisor n) that a group's rewards must exceed to count
             as having variance. 0 drops groups of equal rewards only, right for verdicts; a dense
             reward nearly always differs a little, and groups below the threshold are then neither
-            kept nor fallen back on. Dynamic sampling of SRL [2510.25992, S], whose threshold is
-            not known.
+            kept nor fallen back on. Dynamic sampling of SRL [2510.25992, T], for which a third
+            party's code has 0.1.
         max_rounds: rounds after which the step goes on with what there is (10 in the official
             scripts, which stop the run there).
 

@@ -10,9 +10,8 @@ from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
 from dopr.strategies.parts.prediction import Array, EmbeddingStrategy, attend
-from dopr.strategies.parts.turns import draw_by_weight
 
 
 @dataclass
@@ -80,7 +79,7 @@ class DOTS(EmbeddingStrategy):
                 f"candidates is {self.candidates}; it must be at least prompts_per_step "
                 f"({self.prompts_per_step})",
             )
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(target=self.target)
         require(self.tau > 0, f"tau is {self.tau}; it must be positive")
         require(self.attention_temperature > 0, "attention_temperature must be positive")
         require(
@@ -103,7 +102,8 @@ class DOTS(EmbeddingStrategy):
         features = yield from self.embed(prompts, np.concatenate([candidates, self._references]))
         predicted = self._predict(features, len(candidates), ledger)
         replayed = self._replay(prompts)
-        chosen = self.choose(predicted, self.prompts_per_step - len(replayed), prompts)
+        count = self.prompts_per_step - len(replayed)
+        chosen = nearest(predicted, self.target, count, prompts.rng, self.tau)
         groups = yield requests_for(candidates[chosen], self.num_generations)
         self._queue_up(groups)
         self._last = {
@@ -111,11 +111,6 @@ class DOTS(EmbeddingStrategy):
             "select/replayed_groups": float(len(replayed)),
         }
         return groups + replayed
-
-    def choose(self, predicted: Array, count: int, prompts: PromptStream) -> NDArray[np.int64]:
-        """Positions of `count` draws without replacement from softmax(-|p - target| / tau)."""
-        logits = -np.abs(predicted - self.target) / self.tau
-        return draw_by_weight(logits, count, prompts.rng)
 
     def _predict(self, features: Array, num_candidates: int, ledger: Ledger) -> Array:
         """Predicted success rates of the candidates, whose features come first."""

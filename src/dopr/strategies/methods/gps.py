@@ -6,18 +6,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
-from dopr.core.moves import per_prompt, prompt_ids
-from dopr.core.strategy import Group, Measure, StepPlan, Strategy, require
+from dopr.core.moves import prompt_ids
+from dopr.core.strategy import StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, requests_for
-from dopr.strategies.parts.prediction import fit_linear_head, unit_vectors, unmeasured
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, requests_for
+from dopr.strategies.parts.prediction import PoolEmbeddings, RecentRewards, fit_linear_head
 
 Array = NDArray[np.float64]
 
 
 @dataclass
-class GPS(Strategy):
+class GPS(PoolEmbeddings, RecentRewards):
     """Prompts of medium predicted success that differ from each other and from the step before.
 
     A batch maximises the sum of -(p - target)^2 plus `diversity` times its dispersion inside and
@@ -44,26 +44,11 @@ class GPS(Strategy):
     summary = "predicted success nearest to one half, in a batch that is diverse (reconstructed)"
     source = "GPS, arXiv 2602.01970, reconstructed"
     mark = "I"
-    measures = frozenset({"embedding"})
 
     prompts_per_step: int = 8
     target: float = 0.5
     diversity: float = 0.05
-    window: int = 512
     penalty: float = 0.3
-    _embeddings: NDArray[np.float32] = field(
-        default_factory=lambda: np.empty((0, 0), np.float32),
-        init=False,
-        repr=False,
-        metadata=per_prompt(np.nan),
-    )
-    _seen: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64),
-        init=False,
-        repr=False,
-        metadata=prompt_ids("_rewards"),
-    )
-    _rewards: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
     _before: NDArray[np.int64] = field(
         default_factory=lambda: np.empty(0, np.int64),
         init=False,
@@ -73,20 +58,18 @@ class GPS(Strategy):
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step, window=self.window)
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(target=self.target)
         require(self.diversity >= 0, f"diversity is {self.diversity}; it must not be negative")
         require(self.penalty > 0, f"penalty is {self.penalty}; it must be positive")
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
-        if unmeasured(self._embeddings):
-            measured = yield Measure(tuple(range(prompts.size)), "embedding")
-            self._embeddings = unit_vectors(np.asarray(measured, np.float64), centered=True)
+        yield from self.embed_pool(prompts)
         rates = self.predict(ledger)
         chosen = self.choose(rates, min(self.prompts_per_step, prompts.size), prompts.rng)
         self._last = {"select/predicted_success": float(rates[chosen].mean())}
         groups = yield requests_for(chosen, self.num_generations)
         self._before = chosen
-        self._note(groups)
+        self.remember(groups)
         return groups
 
     def predict(self, ledger: Ledger) -> Array:
@@ -122,11 +105,3 @@ class GPS(Strategy):
         """Half the distance of every prompt to these, in [0, 1], shape (size, k)."""
         cosines = self._embeddings.astype(np.float64) @ self._embeddings[ids].T.astype(np.float64)
         return np.sqrt(np.maximum(2 - 2 * cosines, 0)) / 2
-
-    def _note(self, groups: list[Group]) -> None:
-        scored = [group for group in groups if group.scored.size]
-        new = np.array([group.prompt_id for group in scored], dtype=np.int64)
-        kept = ~np.isin(self._seen, new)
-        self._seen = np.concatenate([self._seen[kept], new])[-self.window :]
-        rewards = np.array([group.mean for group in scored], dtype=np.float64)
-        self._rewards = np.concatenate([self._rewards[kept], rewards])[-self.window :]

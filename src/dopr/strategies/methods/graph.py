@@ -9,25 +9,24 @@ from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
 from dopr.core.moves import Moves, no_prompts, per_prompt
-from dopr.core.strategy import Group, Measure, StepPlan, Strategy, require
+from dopr.core.strategy import Group, Measure, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
 from dopr.strategies.parts.graph_rates import (
     GraphRates,
     likeness_graph,
     spectral_groups,
     start_rates,
 )
-from dopr.strategies.parts.prediction import unit_vectors, unmeasured
-from dopr.strategies.parts.turns import draw_by_weight
+from dopr.strategies.parts.prediction import PoolEmbeddings
 
 Array = NDArray[np.float64]
 BY_PROMPT = ("q", "successes", "trials")  # of the estimator's state, what has a row a prompt
 
 
 @dataclass
-class Graph(Strategy):
+class Graph(PoolEmbeddings):
     """The graph estimator of success rates, and of the whole pool those nearest to the target.
 
     Prompts whose embeddings are among each other's nearest are joined; groups of joined prompts
@@ -55,7 +54,6 @@ class Graph(Strategy):
     summary = "success rates shared on a graph of like prompts, the prompts nearest to one half"
     source = "Graph estimator, arXiv 2608.17941"
     mark = "V"
-    measures = frozenset({"embedding"})
 
     prompts_per_step: int = 8
     neighbours: int = 80
@@ -64,12 +62,6 @@ class Graph(Strategy):
     epsilon: float = 0.1
     target: float = 0.5
     tau: float = 0.0
-    _embeddings: NDArray[np.float32] = field(
-        default_factory=lambda: np.empty((0, 0), np.float32),
-        init=False,
-        repr=False,
-        metadata=per_prompt(np.nan),
-    )
     _groups: NDArray[np.int64] = field(
         default_factory=lambda: np.empty(0, np.int64),
         init=False,
@@ -86,18 +78,14 @@ class Graph(Strategy):
             at_least_one(states=self.states)
         require(self.coupling >= 0, f"coupling is {self.coupling}; it must not be negative")
         require(0 < self.epsilon < 1, f"epsilon is {self.epsilon}; it must lie in (0, 1)")
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(target=self.target)
         require(self.tau >= 0, f"tau is {self.tau}; it must not be negative")
         self._rates: GraphRates | None = None  # made of the state, and never saved
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         estimate = yield from self._estimator(prompts)
         rates = estimate.rates()
-        if self.tau > 0:
-            logits = -np.abs(rates - self.target) / self.tau
-            chosen = draw_by_weight(logits, self.prompts_per_step, prompts.rng)
-        else:
-            chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng)
+        chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng, self.tau)
         self._last = {"select/predicted_success": float(rates[chosen].mean())}
         groups = yield requests_for(chosen, self.num_generations)
         self._note(estimate, groups, ledger)
@@ -105,9 +93,7 @@ class Graph(Strategy):
 
     def _estimator(self, prompts: PromptStream) -> Generator[Measure, Any, GraphRates]:
         """The estimator as it stands: made at the first step and after a run was resumed."""
-        if unmeasured(self._embeddings):
-            measured = yield Measure(tuple(range(prompts.size)), "embedding")
-            self._embeddings = unit_vectors(np.asarray(measured, np.float64), centered=True)
+        yield from self.embed_pool(prompts)
         if self._rates is None:
             graph = likeness_graph(self._embeddings, self.neighbours)
             if not len(self._groups):

@@ -9,7 +9,12 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
-from dopr.strategies.parts.candidates import at_least_one, informative_first, requests_for
+from dopr.strategies.parts.candidates import (
+    at_least_one,
+    in_unit_interval,
+    informative_first,
+    requests_for,
+)
 from dopr.strategies.parts.posterior import sized, success_rate
 
 STEP = 0.01  # by how much the exploration factors move in a step
@@ -83,9 +88,12 @@ class GRESO(Strategy):
         require(self.oversample >= 1, f"oversample is {self.oversample}; it must be at least 1")
         if self.min_refill is not None:
             at_least_one(min_refill=self.min_refill)
-        for name in ("p_easy", "p_hard", "target_easy", "target_hard"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1]")
+        in_unit_interval(
+            p_easy=self.p_easy,
+            p_hard=self.p_hard,
+            target_easy=self.target_easy,
+            target_hard=self.target_hard,
+        )
         require(self.hopeless_to < self.solved_from, "hopeless_to must lie below solved_from")
         self._easy, self._hard = self.p_easy, self.p_hard
 

@@ -24,14 +24,13 @@ class LILO(Strategy):
         pilots: rollouts of a candidate (8 in the source). None takes num_generations; with fewer,
             the chosen prompts are rolled out further until their group is whole.
 
-    Source: LILO [2502.12272, S]. Whether its pilots are themselves trained on is not known to us;
-    here they are.
+    Source: LILO [2502.12272, T]: a third party's note, by which the pilots are trained on.
     """
 
     name = "lilo"
     summary = "pilots on many candidates, train on those of highest p(1-p)"
     source = "LILO, arXiv 2502.12272"
-    mark = "S"
+    mark = "T"
     pays = "post"
 
     prompts_per_step: int = 8

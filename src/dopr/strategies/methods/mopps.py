@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
 from dopr.core.moves import per_prompt
-from dopr.core.strategy import StepPlan, Strategy, require
+from dopr.core.strategy import StepPlan, Strategy
 from dopr.core.stream import PromptStream
-from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
 from dopr.strategies.parts.posterior import sized, update_posterior
 
 
@@ -46,8 +46,7 @@ class MoPPS(Strategy):
         at_least_one(
             prompts_per_step=self.prompts_per_step, candidates_factor=self.candidates_factor
         )
-        require(0 <= self.decay <= 1, f"decay is {self.decay}; it must lie in [0, 1]")
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(decay=self.decay, target=self.target)
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         self._counts = sized(self._counts, prompts.size, 1.0)

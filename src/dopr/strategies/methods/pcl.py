@@ -1,21 +1,24 @@
 """A value head on prompt embeddings predicts success rates; those nearest to one half are taken."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
-from dopr.core.moves import prompt_ids
-from dopr.core.strategy import Group, StepPlan, require
+from dopr.core.strategy import StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, nearest, requests_for
-from dopr.strategies.parts.prediction import Array, EmbeddingStrategy, fit_linear_head
+from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
+from dopr.strategies.parts.prediction import (
+    Array,
+    EmbeddingStrategy,
+    RecentRewards,
+    fit_linear_head,
+)
 
 
 @dataclass
-class PCL(EmbeddingStrategy):
+class PCL(EmbeddingStrategy, RecentRewards):
     """Of 4B candidates take the B whose predicted success rate is nearest to the target.
 
     The head is fitted anew each step, by ridge regression of the mean rewards of the prompts rolled
@@ -30,27 +33,20 @@ class PCL(EmbeddingStrategy):
         penalty: ridge penalty, the noise variance of a group's mean over the variance of success
             rates between prompts (about 0.03 over 0.1 for groups of 8).
 
-    Source: PCL [2510.01135, S]. There the value model is a language model trained along with the
-    policy; a linear head on the policy's own embeddings, its window and its penalty are ours.
+    Source: PCL [2510.01135, T]: a third party's note. There the value model is a language model
+    trained along with the policy, one step behind it; a linear head on the policy's own embeddings,
+    its window and its penalty are ours.
     """
 
     name = "pcl"
     summary = "a value head on prompt embeddings, the prompts predicted nearest to one half"
     source = "PCL, arXiv 2510.01135"
-    mark = "S"
+    mark = "T"
 
     prompts_per_step: int = 8
     candidates_factor: int = 4
     target: float = 0.5
-    window: int = 512
     penalty: float = 0.3
-    _seen: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64),
-        init=False,
-        repr=False,
-        metadata=prompt_ids("_rewards"),
-    )
-    _rewards: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
 
     def __post_init__(self) -> None:
         at_least_one(
@@ -58,7 +54,7 @@ class PCL(EmbeddingStrategy):
             candidates_factor=self.candidates_factor,
             window=self.window,
         )
-        require(0 <= self.target <= 1, f"target is {self.target}; it must lie in [0, 1]")
+        in_unit_interval(target=self.target)
         require(self.penalty > 0, f"penalty is {self.penalty}; it must be positive")
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
@@ -68,7 +64,7 @@ class PCL(EmbeddingStrategy):
         predicted = self._predict(features, len(candidates), ledger)
         chosen = nearest(predicted, self.target, self.prompts_per_step, prompts.rng)
         groups = yield requests_for(candidates[chosen], self.num_generations)
-        self._note(groups)
+        self.remember(groups)
         observed = to_unit([group.mean for group in groups], ledger)
         error = np.abs(observed - predicted[chosen])
         self._last = {"select/predicted_success": float(predicted[chosen].mean())}
@@ -80,15 +76,6 @@ class PCL(EmbeddingStrategy):
         """Predicted success rates of the candidates, whose features come first."""
         if not len(self._seen):
             return np.full(num_candidates, 0.5)
-        # Rewards are kept as they came: what they mean in [0, 1] may change as others are seen.
         targets = to_unit(self._rewards, ledger)
         head = fit_linear_head(features[num_candidates:], targets, self.penalty)
         return head.predict(features[:num_candidates])
-
-    def _note(self, groups: list[Group]) -> None:
-        scored = [group for group in groups if group.scored.size]
-        seen = np.append(self._seen, [group.prompt_id for group in scored]).astype(np.int64)
-        rewards = np.append(self._rewards, [group.mean for group in scored])
-        _, from_end = np.unique(seen[::-1], return_index=True)
-        newest = np.sort(len(seen) - 1 - from_end)[-self.window :]
-        self._seen, self._rewards = seen[newest], rewards[newest]

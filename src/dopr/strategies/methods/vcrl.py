@@ -9,7 +9,12 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
-from dopr.strategies.parts.candidates import at_least_one, informative_first, requests_for
+from dopr.strategies.parts.candidates import (
+    at_least_one,
+    in_unit_interval,
+    informative_first,
+    requests_for,
+)
 from dopr.strategies.parts.posterior import outcome_variance
 
 
@@ -67,9 +72,7 @@ class VCRL(Strategy):
 
     def __post_init__(self) -> None:
         at_least_one(prompts_per_step=self.prompts_per_step)
-        for name in ("kappa", "kappa_early", "momentum"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1]")
+        in_unit_interval(kappa=self.kappa, kappa_early=self.kappa_early, momentum=self.momentum)
         require(self.memory >= 0, f"memory is {self.memory}; it must not be negative")
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:

@@ -25,7 +25,7 @@ class VIGOR(Strategy):
         prompts_per_step: B.
         rounds: T; with the defaults prompts end with 2, 6, 14 or 30 rollouts, 8 on average.
         first: m0, rollouts of the first round. None takes num_generations / rounds, at least 1, so
-            that the average is num_generations (2 of 8 in the source).
+            that the average is about num_generations (2 of 8 in the source).
         keep: alpha, share of the prompts that go on, rounded up; ties fall at random (the source
             says nothing of them).
         growth: gamma, factor on the rollouts of the round before.

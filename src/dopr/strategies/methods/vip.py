@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
 from dopr.core.moves import per_prompt
-from dopr.core.strategy import Group, Measure, StepPlan, require
+from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
 from dopr.strategies.parts.allocation import Counts, UnequalGroups
 from dopr.strategies.parts.gaussian_process import carried_on
-from dopr.strategies.parts.prediction import unit_vectors, unmeasured
+from dopr.strategies.parts.posterior import sized
+from dopr.strategies.parts.prediction import PoolEmbeddings
 
 Array = NDArray[np.float64]
 ESTIMATORS = ("rloo", "grpo")
@@ -26,7 +27,7 @@ FEWEST = 4  # a prompt gets so many rollouts or none
 
 
 @dataclass
-class VIP(UnequalGroups):
+class VIP(UnequalGroups, PoolEmbeddings):
     """Unequal groups that minimise the variance of the step's gradient.
 
     A Gaussian process on the prompts' embeddings predicts each success rate p (logit link, squared
@@ -43,14 +44,16 @@ class VIP(UnequalGroups):
 
     The source minimises by SLSQP at its usual tolerance, from equal groups; the sum is so flat that
     this often stops well before the minimum, and nearer to equal groups. `solver: exact` goes all
-    the way. Ours, with the reason: embeddings are the policy's own, since a run need not have a
-    sentence model beside it.
+    the way. The source divides advantages by no standard deviation: set `scale_rewards: none`.
+    Ours, with the reason: embeddings are the policy's own, since a run need not have a sentence
+    model beside it; and where all predictions are alike and the budget is below 4 a prompt, what
+    the source's units of 4 leave over goes to the last drawn, so that the budget is spent.
 
     Args:
         estimator: `rloo` or `grpo`.
-        solver: `slsqp` (the source's; another SciPy may move a size by one, without it all is
-            exact) or `exact`, by the
-            multiplier (for `grpo` from 3 rollouts on, where its term is convex).
+        solver: `slsqp` (the source's; another SciPy may move a size by one) or `exact`, by the
+            multiplier (for `grpo` from 3 rollouts on, where its term is convex), which also stands
+            in where SciPy is not installed.
         length_scale: of the kernel, between embeddings of unit length.
         prior_mean: latent mean before anything is seen; -1 in the source's class.
         jitter: added to the kernel of the prompts fitted.
@@ -65,7 +68,6 @@ class VIP(UnequalGroups):
     summary = "unequal groups of least gradient variance, success predicted from embeddings"
     source = "VIP, arXiv 2602.01601"
     mark = "V"
-    measures = frozenset({"embedding"})
 
     min_rollouts: int = 1
     max_rollouts: int = 32
@@ -75,13 +77,7 @@ class VIP(UnequalGroups):
     prior_mean: float = -5.0
     jitter: float = 1e-4
     centered: bool = True
-    # Of the whole pool: embeddings, shape (size, width), and the carried latent mean, (size,).
-    _embeddings: NDArray[np.float32] = field(
-        default_factory=lambda: np.empty((0, 0), np.float32),
-        init=False,
-        repr=False,
-        metadata=per_prompt(np.nan),
-    )
+    # The carried latent mean of the whole pool, shape (size,).
     _latent: Array = field(
         default_factory=lambda: np.empty(0), init=False, repr=False, metadata=per_prompt(np.nan)
     )
@@ -98,11 +94,9 @@ class VIP(UnequalGroups):
             require(value > 0, f"{name} is {value}; it must be positive")
 
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
-        if unmeasured(self._embeddings):
-            measured = yield Measure(tuple(range(prompts.size)), "embedding")
-            self._embeddings = unit_vectors(np.asarray(measured, np.float64), self.centered)
-            known = self._latent if len(self._latent) else np.full(prompts.size, np.nan)
-            self._latent = np.where(np.isnan(known), self.prior_mean, known)
+        yield from self.embed_pool(prompts, self.centered)
+        known = sized(self._latent, prompts.size, np.nan)
+        self._latent = np.where(np.isnan(known), self.prior_mean, known)
         ids = prompts.draw(min(self.prompts_per_step, prompts.size))
         rates = 1 / (1 + np.exp(-self._latent[ids]))
         counts = np.full(len(ids), self.num_generations, dtype=np.int64)

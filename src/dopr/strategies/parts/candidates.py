@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from dopr.core.strategy import Group, Request, require
 from dopr.core.stream import PromptStream
+from dopr.strategies.parts.turns import draw_by_weight
 
 _SORTED_UP_TO = 4096  # scores; beyond that only the best are sorted
 
@@ -35,17 +36,28 @@ def draw_new(prompts: PromptStream, count: int, excluded: Iterable[int] = ()) ->
 
 
 def nearest(
-    values: NDArray[np.float64], target: float, count: int, rng: np.random.Generator
+    values: NDArray[np.float64],
+    target: float,
+    count: int,
+    rng: np.random.Generator,
+    tau: float = 0.0,
 ) -> NDArray[np.int64]:
     """Positions of the `count` values nearest to a target, nearest first; ties fall by `rng`.
+
+    With a temperature they are drawn instead, without replacement, by
+    softmax(-|value - target| / tau).
 
     Args:
         values: shape (k,).
         target: what to be near to, in the same unit.
         count: positions wanted; all k where there are fewer.
         rng: the stream's generator.
+        tau: the temperature, in the values' unit; 0 takes the nearest.
     """
-    return np.lexsort((rng.random(len(values)), np.abs(values - target)))[:count]
+    distances = np.abs(values - target)
+    if tau > 0:
+        return draw_by_weight(-distances / tau, count, rng)
+    return np.lexsort((rng.random(len(values)), distances))[:count]
 
 
 def best(scores: NDArray[np.float32], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -119,6 +131,16 @@ def at_least_one(**options: int) -> None:
     """
     for name, value in options.items():
         require(value >= 1, f"{name} is {value}; it must be at least 1")
+
+
+def in_unit_interval(**options: float) -> None:
+    """Refuse options outside [0, 1].
+
+    Raises:
+        UserError: names the first such option.
+    """
+    for name, value in options.items():
+        require(0 <= value <= 1, f"{name} is {value}; it must lie in [0, 1]")
 
 
 def requests_for(prompt_ids: Iterable[int], num_rollouts: int) -> list[Request]:

@@ -1,4 +1,4 @@
-"""Predict success rates from prompt embeddings: a cache, a linear head, attention."""
+"""Predict success rates from prompt embeddings: caches, a linear head, attention."""
 
 from collections.abc import Generator
 from dataclasses import dataclass, field
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr.core.moves import no_prompts, per_prompt
-from dopr.core.strategy import Measure, Strategy
+from dopr.core.moves import no_prompts, per_prompt, prompt_ids
+from dopr.core.strategy import Group, Measure, Strategy
 from dopr.core.stream import PromptStream
 from dopr.strategies.parts.one_thread import on_one_thread
 from dopr.strategies.parts.posterior import sized
@@ -17,11 +17,6 @@ from dopr.strategies.parts.posterior import sized
 SMALLEST_STD = 1e-6
 
 Array = NDArray[np.float64]
-
-
-def unmeasured(embeddings: NDArray[np.float32]) -> bool:
-    """Whether embeddings of a pool, NaN where a prompt is new, are still to be measured."""
-    return not len(embeddings) or bool(np.isnan(embeddings).any())
 
 
 def unit_vectors(values: Array, centered: bool) -> NDArray[np.float32]:
@@ -36,6 +31,63 @@ def unit_vectors(values: Array, centered: bool) -> NDArray[np.float32]:
         values = values - values.mean(axis=0)
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     return np.asarray(values / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
+
+
+@dataclass
+class PoolEmbeddings(Strategy):
+    """Base of strategies that read the embeddings of the whole pool, once and at the first step."""
+
+    measures = frozenset({"embedding"})
+
+    # Of length 1, shape (size, width); NaN where a prompt has come since.
+    _embeddings: NDArray[np.float32] = field(
+        default_factory=lambda: np.empty((0, 0), np.float32),
+        init=False,
+        repr=False,
+        metadata=per_prompt(np.nan),
+    )
+
+    def embed_pool(
+        self, prompts: PromptStream, centered: bool = True
+    ) -> Generator[Measure, Any, None]:
+        """Measure the pool unless that was done; use with `yield from`.
+
+        Args:
+            prompts: gives the size of the pool.
+            centered: subtract the pool's mean embedding before scaling to length 1.
+        """
+        if not len(self._embeddings) or np.isnan(self._embeddings).any():
+            measured = yield Measure(tuple(range(prompts.size)), "embedding")
+            self._embeddings = unit_vectors(np.asarray(measured, np.float64), centered)
+
+
+@dataclass
+class RecentRewards(Strategy):
+    """Base of strategies that predict from the prompts rolled out last.
+
+    Attributes:
+        window: prompts remembered, each with its last mean reward.
+    """
+
+    window: int = field(default=512, kw_only=True)
+    # Newest last. Rewards are kept as they came: what they mean in [0, 1] may change as others are
+    # seen.
+    _seen: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=prompt_ids("_rewards"),
+    )
+    _rewards: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
+
+    def remember(self, groups: list[Group]) -> None:
+        """Note the mean rewards of finished groups, of each prompt the newest."""
+        scored = {group.prompt_id: group for group in groups if group.scored.size}.values()
+        new = np.array([group.prompt_id for group in scored], dtype=np.int64)
+        rewards = np.array([group.mean for group in scored], dtype=np.float64)
+        kept = ~np.isin(self._seen, new)
+        self._seen = np.concatenate([self._seen[kept], new])[-self.window :]
+        self._rewards = np.concatenate([self._rewards[kept], rewards])[-self.window :]
 
 
 @dataclass

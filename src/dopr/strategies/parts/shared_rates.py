@@ -90,7 +90,7 @@ class SharedRates(EmbeddingStrategy):
         memory: prompts behind the prediction, those rolled out last.
         signal_std: spread of success rates over a pool that the regression expects.
 
-    Source: ours; empirical Bayes with a Gaussian process, as VIP [2602.01601, S] uses one.
+    Source: ours; empirical Bayes with a Gaussian process, as VIP [2602.01601, V] uses one.
     """
 
     measures = frozenset()
