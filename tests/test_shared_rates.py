@@ -72,7 +72,7 @@ def learned(strategy: DoPR, ledger: Ledger, groups: list[Group]) -> None:
     ids = np.array([g.prompt_id for g in groups])
     forecasts = strategy.forecast(ids, None, ledger)
     ledger.observe(groups)
-    strategy.learn(groups, ids, forecasts, None, ledger)
+    strategy.learn(groups, ids, forecasts, ledger)
     ledger.end_step()
 
 

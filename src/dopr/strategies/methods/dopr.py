@@ -70,14 +70,15 @@ class DoPR(DoPRPaper, SharedRates, EvenShares):
         forecasts = self.forecast(candidates, features, ledger)
         scores = self.score(candidates, ledger, forecasts)
         count = self.prompts_per_step or self.usual_prompts
-        best, counted = self.choose_evenly(
-            candidates, features, scores.score.astype(np.float64), count, prompts.rng
-        )
-        self._tell(scores, best, counted)
+        worth = scores.score.astype(np.float64)
+        picked = self.choose_evenly(features, worth, count, prompts.rng)
+        best = picked.positions
+        self._tell(scores, best, picked.counted)
+        if picked.spread is not None:
+            self._last["select/spread"] = picked.spread
         chosen = candidates[best]
         groups = yield self.requests(chosen)
-        read = None if features is None else features[best]
-        self.learn(groups, chosen, forecasts.of(best), read, ledger)
+        self.learn(groups, chosen, forecasts.of(best), ledger)
         return groups
 
     def score(

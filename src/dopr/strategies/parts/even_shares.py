@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr.core.moves import prompt_ids
+from dopr.core.moves import no_prompts
 from dopr.core.strategy import require
 from dopr.strategies.parts.features import PromptFeatures
 
@@ -13,6 +13,23 @@ Array = NDArray[np.float64]
 
 LATELY = 64  # choices behind a share
 NARROWER = 4.0  # likeness of a kind, against that of success rates; see `likeness`
+
+
+@dataclass(frozen=True, slots=True)
+class Picked:
+    """What was chosen of the candidates of a step.
+
+    Attributes:
+        positions: the first chosen first, shape (n,).
+        counted: what each counted when it was chosen, shape (n,).
+        spread: how varied the last choices are: the mean likeness between candidates over that
+            between the last prompts chosen. 1 is as varied as the pool, less is narrower; None
+            without features.
+    """
+
+    positions: NDArray[np.int64]
+    counted: Array
+    spread: float | None
 
 
 @dataclass
@@ -35,15 +52,9 @@ class EvenShares(PromptFeatures):
     """
 
     balance: float = 0.25
-    # The last prompts chosen, newest last, and their features, shape (n, FEATURES).
-    _lately: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64),
-        init=False,
-        repr=False,
-        metadata=prompt_ids("_lately_features"),
-    )
-    _lately_features: Array = field(
-        default_factory=lambda: np.empty((0, 0)), init=False, repr=False
+    # Features of the last prompts chosen, newest last, shape (n, FEATURES).
+    _lately: Array = field(
+        default_factory=lambda: np.empty((0, 0)), init=False, repr=False, metadata=no_prompts()
     )
 
     def __post_init__(self) -> None:
@@ -51,32 +62,28 @@ class EvenShares(PromptFeatures):
 
     def choose_evenly(
         self,
-        ids: NDArray[np.int64],
         features: Array | None,
         worth: Array,
         count: int,
         rng: np.random.Generator,
-    ) -> tuple[NDArray[np.int64], Array]:
-        """Positions of `count` candidates (all where there are fewer), the first chosen first, and
-        what each counted when it was chosen.
+    ) -> Picked:
+        """Choose `count` candidates, all where there are fewer.
 
         Args:
-            ids: of the candidates, shape (k,).
-            features: shape (k, FEATURES), or None.
+            features: of the candidates, shape (k, FEATURES), or None.
             worth: v, not negative, shape (k,).
             count: prompts wanted.
             rng: ties fall by it.
         """
-        fixed = np.log(np.maximum(worth, 1e-9)) + 1e-9 * rng.random(len(ids))
-        alike = np.zeros((len(ids), len(ids)))
-        had = np.zeros(len(ids))
-        if features is not None and self.balance:
+        fixed = np.log(np.maximum(worth, 1e-9)) + 1e-9 * rng.random(len(worth))
+        alike, had = np.zeros((len(worth), len(worth))), np.zeros(len(worth))
+        if features is not None:
             alike = self.likeness(features, features, NARROWER)
             if len(self._lately):
-                had = self.likeness(features, self._lately_features, NARROWER).sum(axis=1)
+                had = self.likeness(features, self._lately, NARROWER).sum(axis=1)
         due = np.log(alike.mean(axis=1) + 1 / LATELY)
         chosen: list[int] = []
-        counted = np.empty(min(count, len(ids)))
+        counted = np.empty(min(count, len(worth)))
         for number in range(len(counted)):
             value = fixed + self.balance * (due - np.log((had + 1) / LATELY))
             value[chosen] = -np.inf
@@ -85,14 +92,9 @@ class EvenShares(PromptFeatures):
             counted[number] = np.exp(value[best])
             had = had + alike[:, best]
         positions = np.array(chosen, dtype=np.int64)
-        self._note(ids[positions], None if features is None else features[positions])
-        return positions, counted
-
-    def _note(self, ids: NDArray[np.int64], features: Array | None) -> None:
-        self._lately = np.concatenate([self._lately, ids])[-LATELY:]
         if features is None:
-            features = np.zeros((len(ids), self._lately_features.shape[1]))
-        before = self._lately_features
-        if before.shape[1] != features.shape[1]:
-            before = np.zeros((len(before), features.shape[1]))
-        self._lately_features = np.concatenate([before, features])[-LATELY:]
+            return Picked(positions, counted, None)
+        known = self._lately if len(self._lately) else features[:0]
+        self._lately = np.concatenate([known, features[positions]])[-LATELY:]
+        between = self.likeness(self._lately, self._lately, NARROWER)
+        return Picked(positions, counted, float(alike.mean() / between.mean()))

@@ -35,11 +35,13 @@ class Forecasts:
     Attributes:
         alpha, beta: shape (forecasts, k).
         weights: how much each is believed, shape (forecasts, k), columns of sum 1.
+        inputs: what the regressions among them went by, shape (k, landmarks); None without any.
     """
 
     alpha: Array
     beta: Array
     weights: Array
+    inputs: Array | None = None
 
     @property
     def mean(self) -> Array:
@@ -58,7 +60,10 @@ class Forecasts:
     def of(self, positions: NDArray[np.int64]) -> "Forecasts":
         """Those of the prompts at some positions."""
         return Forecasts(
-            self.alpha[:, positions], self.beta[:, positions], self.weights[:, positions]
+            self.alpha[:, positions],
+            self.beta[:, positions],
+            self.weights[:, positions],
+            None if self.inputs is None else self.inputs[positions],
         )
 
 
@@ -108,7 +113,8 @@ class SharedRates(PromptFeatures):
 
     def forecast(self, ids: NDArray[np.int64], features: Array | None, ledger: Ledger) -> Forecasts:
         """Forecasts of the success rates of prompts, ids of shape (k,), features as of `read`."""
-        starts = self._starts(len(ids), features)
+        inputs = None if features is None else self._inputs(features)
+        starts = self._starts(len(ids), inputs)
         seen = ledger.visits[ids] > 0
         known = np.where(seen, ledger.weight[ids], 0.0)
         own = to_unit(ledger.mean[ids], ledger)
@@ -120,17 +126,16 @@ class SharedRates(PromptFeatures):
         )
         if self._evidence.shape[1] != len(alpha):
             self._evidence = np.zeros((2, len(alpha)))
-        return Forecasts(alpha, beta, self._beliefs()[seen.astype(np.int64)].T)
+        return Forecasts(alpha, beta, self._beliefs()[seen.astype(np.int64)].T, inputs)
 
     def _beliefs(self) -> Array:
         """Weights of the forecasts, for prompts unseen and seen, shape (2, forecasts)."""
         likely = np.exp(self._evidence - self._evidence.max(axis=1, keepdims=True))
         return np.asarray(likely / likely.sum(axis=1, keepdims=True))
 
-    def _starts(self, count: int, features: Array | None) -> list[tuple[Array, Array]]:
+    def _starts(self, count: int, inputs: Array | None) -> list[tuple[Array, Array]]:
         """Mean and worth in rollouts of each start, all of shape (count,)."""
         starts = [(np.full(count, 0.5), np.full(count, 2.0))]
-        inputs = None if features is None else self._inputs(features)
         pools = [self._pool_rate(sums) for sums in self._pool]
         for center, variance in pools:
             starts.append(_start(np.full(count, center), np.full(count, variance)))
@@ -161,7 +166,6 @@ class SharedRates(PromptFeatures):
         groups: list[Group],
         ids: NDArray[np.int64],
         forecasts: Forecasts,
-        features: Array | None,
         ledger: Ledger,
     ) -> None:
         """Take in what came out, after the ledger has.
@@ -170,11 +174,10 @@ class SharedRates(PromptFeatures):
             groups: finished ones, of `ids` alone.
             ids: of the prompts rolled out, shape (k,).
             forecasts: of these, as they were before.
-            features: of these, or None.
             ledger: what is known now.
         """
         self._evidence *= KEEP_EVIDENCE
-        inputs = None if features is None else self._inputs(features)
+        inputs = forecasts.inputs
         if inputs is not None:
             memories = np.tile(MEMORIES, len(self._evidence[1]) // len(MEMORIES))
             self._regressions[0] *= math.exp(-float((self._beliefs()[1] / memories).sum()))
