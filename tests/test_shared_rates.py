@@ -199,13 +199,24 @@ def test_rewards_in_between_without_variance_are_not_taken_for_fair_coins() -> N
     assert scores.volatility == pytest.approx([0.5, 1.0, 1.0])
 
 
-def test_what_a_prompt_has_left_to_gain_counts() -> None:
-    # Of two prompts as volatile the one seldom solved has more to gain: 4p(1-p) (1-p).
+def test_what_a_prompt_has_left_to_gain_counts_where_prompts_do_not_help_each_other() -> None:
     ledger = Ledger(3)
     ledger.observe([group(0, [0.0, 1.0])])  # the scale of the rewards
-    scores = DoPR().score(np.arange(3), ledger, certain([0.5, 0.2, 0.8]))
-    assert scores.volatility == pytest.approx([1.0, 0.64, 0.64], rel=1e-4)
-    assert scores.score == pytest.approx([0.5, 0.64 * 0.8, 0.64 * 0.2], rel=1e-4)
+    rates = certain([0.5, 0.2, 0.8])
+
+    def scores(evidence: dict[str, float]) -> np.ndarray:
+        strategy = DoPR()
+        each = [evidence.get(start, 0.0) for start in STARTS]
+        strategy._evidence = np.tile(np.repeat(each, len(MEMORIES)), (2, 1))
+        return strategy.score(np.arange(3), ledger, rates).score
+
+    plain = np.array([1.0, 0.64, 0.64])
+    assert scores({"pool": 50.0}) == pytest.approx(plain, rel=1e-4)
+    # New prompts go as new prompts went before: 4p(1-p) (1-p).
+    left = np.array([0.5, 0.8, 0.2])
+    assert scores({"pool at first": 50.0}) == pytest.approx(plain * left, rel=1e-4)
+    assert scores({"like at first": 50.0}) == pytest.approx(plain * left, rel=1e-4)
+    assert scores({}) == pytest.approx(plain * left**0.4, rel=1e-4)  # two starts of five
 
 
 @pytest.mark.parametrize("options", [{"signal_std": 0.0}, {"balance": -0.1}, {"room": -1.0}])

@@ -36,7 +36,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares):
             leave the rule of `DoPRPaper`; only these know another `volatility` than `total`.
         candidates, volatility, entropy, prior_strength: see `DoPRPaper`.
         signal_std: of `predicted`, see `SharedRates`.
-        room: of `predicted`, exponent of what a prompt has left to gain, 1 - p.
+        room: of `predicted`, exponent of what a prompt has left to gain, 1 - p, where prompts do
+            not help each other; times `independence` where they may.
         balance: of `predicted`, see `EvenShares`.
 
     Source: the acquisition is DoPR's [2602.00815], reconstructed; forecasts and shares are ours.
@@ -99,8 +100,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares):
         rows: Any = slice(None) if candidates is None else candidates
         volatility = (forecasts.volatility * self.spread(rows, ledger)).astype(np.float32)
         bonus = self.bonus(rows, ledger)
-        room = ((1 - forecasts.mean) ** self.room).astype(np.float32)
-        return Scores(room * volatility + bonus, volatility, bonus)
+        left = (1 - forecasts.mean) ** (self.room * self.independence)
+        return Scores(left.astype(np.float32) * volatility + bonus, volatility, bonus)
 
     def spread(self, rows: Any, ledger: Ledger) -> NDArray[np.float64]:
         """How far a prompt's rewards vary, of what its mean allows: 1 for verdicts, shape (k,).

@@ -133,6 +133,17 @@ class SharedRates(PromptFeatures):
         likely = np.exp(self._evidence - self._evidence.max(axis=1, keepdims=True))
         return np.asarray(likely / likely.sum(axis=1, keepdims=True))
 
+    @property
+    def independence(self) -> float:
+        """How far prompts seem not to help each other, in [0, 1].
+
+        The belief that prompts met for the first time go as such prompts did before, whatever was
+        trained on since.
+        """
+        if not self._evidence.shape[1]:
+            return 0.0
+        return float(self._beliefs()[0].reshape(-1, len(MEMORIES)).sum(axis=1)[2::2].sum())
+
     def _starts(self, count: int, inputs: Array | None) -> list[tuple[Array, Array]]:
         """Mean and worth in rollouts of each start, all of shape (count,)."""
         starts = [(np.full(count, 0.5), np.full(count, 2.0))]
