@@ -10,22 +10,26 @@ their share of the choice (`dopr.strategies.parts.even_shares`).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
 from dopr.core.strategy import StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
 from dopr.strategies.methods.dopr_paper import DoPRPaper, Scores
 from dopr.strategies.parts.even_shares import EvenShares
+from dopr.strategies.parts.expected_tokens import ExpectedTokens
 from dopr.strategies.parts.shared_rates import Forecasts, SharedRates
+
+COSTS = ("rollouts", "tokens")
 
 
 @dataclass
-class DoPR(DoPRPaper, SharedRates, EvenShares):
+class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
     """A few prompts a step, of different kinds, chosen by the volatility of forecast success rates.
 
     Args:
@@ -39,6 +43,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares):
         room: of `predicted`, exponent of what a prompt has left to gain, 1 - p, where prompts do
             not help each other; times `independence` where they may.
         balance: of `predicted`, see `EvenShares`.
+        cost: of `predicted`, what a prompt's score is divided by: `rollouts`, the same for all, or
+            `tokens`, those that a rollout of it is expected to take, see `ExpectedTokens`.
 
     Source: the acquisition is DoPR's [2602.00815], reconstructed; forecasts and shares are ours.
     """
@@ -52,11 +58,14 @@ class DoPR(DoPRPaper, SharedRates, EvenShares):
     discount: float = 0.5
     prior: str = "predicted"
     room: float = 1.0
+    cost: Literal["rollouts", "tokens"] = "rollouts"
 
     def __post_init__(self) -> None:
         DoPRPaper.__post_init__(self)
         SharedRates.__post_init__(self)
         EvenShares.__post_init__(self)
+        if self.cost not in COSTS:
+            raise unknown_name("cost", self.cost, COSTS)
         require(self.room >= 0, f"room is {self.room}; it must not be negative")
         require(
             self.volatility == "total" or self.prior != "predicted",
@@ -72,6 +81,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares):
         scores = self.score(candidates, ledger, forecasts)
         count = self.prompts_per_step or self.usual_prompts
         worth = scores.score.astype(np.float64)
+        if self.cost == "tokens":
+            worth /= self.expected_tokens(candidates, forecasts.inputs, ledger)
         picked = self.choose_evenly(features, worth, count, prompts.rng)
         best = picked.positions
         self._tell(scores, best, picked.counted)
@@ -79,7 +90,10 @@ class DoPR(DoPRPaper, SharedRates, EvenShares):
             self._last["select/spread"] = picked.spread
         chosen = candidates[best]
         groups = yield self.requests(chosen)
-        self.learn(groups, chosen, forecasts.of(best), ledger)
+        known = forecasts.of(best)
+        self.learn(groups, chosen, known, ledger)
+        if self.cost == "tokens":
+            self.note_lengths(groups, chosen, known.inputs)
         return groups
 
     def score(
