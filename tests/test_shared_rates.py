@@ -205,7 +205,7 @@ def test_what_a_prompt_has_left_to_gain_counts_where_prompts_do_not_help_each_ot
     rates = certain([0.5, 0.2, 0.8])
 
     def scores(evidence: dict[str, float]) -> np.ndarray:
-        strategy = DoPR()
+        strategy = DoPR(room=1.0)
         each = [evidence.get(start, 0.0) for start in STARTS]
         strategy._evidence = np.tile(np.repeat(each, len(MEMORIES)), (2, 1))
         return strategy.score(np.arange(3), ledger, rates).score

@@ -57,7 +57,7 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
     exploration: float = 0.0
     discount: float = 0.5
     prior: str = "predicted"
-    room: float = 1.0
+    room: float = 1.25
     cost: Literal["rollouts", "tokens"] = "rollouts"
 
     def __post_init__(self) -> None:
