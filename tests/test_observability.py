@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import dopr
 from cli_tools import rows_of, train, words
 from dopr import DoPRConfig, DoPRTrainer
+from dopr.engines.prompt_pool import prompt_names
 from dopr.runs.alarms import RULES
 from scripted_engine import Engine, needs_no_files, new_driver
 from tiny import digits_reward, make_dataset, settings
@@ -50,6 +52,21 @@ def test_all_that_a_training_logs_is_listed(
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert len(rows) == 2 and {"reward", "select/prompt_ids", "wall_s"} <= rows[0].keys()
     assert not set().union(*map(unknown, rows))
+
+
+def test_what_was_chosen_is_told_by_source(tmp_path: Path, tiny_model_dir: Path) -> None:
+    rows = make_dataset(12)
+    for named, sources in ((False, ["one"] * 12), (True, ["one", "two", "three"] * 4)):
+        folder = tmp_path / str(named)
+        arguments = DoPRConfig(**settings(folder, max_steps=3))
+        dataset = rows.add_column("data_source", sources)
+        DoPRTrainer(str(tiny_model_dir), digits_reward, arguments, dataset).train()
+        source_of = dict(zip(prompt_names(dataset), sources, strict=True))
+        for row in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()):
+            assert ("select/sources" in row) == named  # a single source needs no telling
+            chosen = Counter(source_of[name] for name in row["select/prompt_ids"])
+            assert row.get("select/sources", chosen) == chosen
+            assert not unknown(row)
 
 
 def test_all_that_a_run_writes_is_listed(tmp_path: Path, tiny_model_dir: Path) -> None:

@@ -13,8 +13,8 @@ from dopr.core.errors import UserError
 from dopr.core.json_lines import read_steps
 from dopr.report import script_json, write_report
 from dopr.report.completions import message_text, pick_evenly
-from dopr.report.data import read_source
-from dopr.report.figures import bin_mean, median_curve
+from dopr.report.data import Run, read_source
+from dopr.report.figures import bin_mean, median_curve, selection_rates, source_shares
 from dopr.report.summary import conclusion
 from report_fixtures import HOSTILE, Page, comparison, make_comparison, make_run, write_jsonl
 
@@ -189,6 +189,22 @@ def test_bin_mean_keeps_the_mean() -> None:
     points = [(float(i), float(i % 2)) for i in range(100)]
     assert bin_mean(points, 10)[-1] == (99.0, 0.5)
     assert bin_mean(points[:5], 10) == points[:5]
+
+
+def test_the_share_of_each_source_in_the_choice_is_drawn() -> None:
+    metrics = [
+        {"step": 1, "select/sources": {"sums": 3, "words": 1}},
+        {"step": 2, "select/sources": {"words": 4}},
+        {"step": 3},
+        {"step": 4, "select/sources": "broken"},
+    ]
+    run = Run("dopr", "0", Path("run"), Path("none"), metrics=metrics)
+    assert source_shares(run) == {
+        "share of words": [(1.0, 0.25), (2.0, 1.0)],
+        "share of sums": [(1.0, 0.75), (2.0, 0.0)],
+    }
+    assert set(selection_rates(run)) == {"share of words", "share of sums"}
+    assert source_shares(Run("dopr", "0", Path("run"), Path("none"), metrics=[{"step": 1}])) == {}
 
 
 def test_repeated_steps_are_merged(tmp_path: Path) -> None:
