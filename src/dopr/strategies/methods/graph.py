@@ -88,7 +88,7 @@ class Graph(PoolEmbeddings):
         chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng, self.tau)
         self._last = {"select/predicted_success": float(rates[chosen].mean())}
         groups = yield requests_for(chosen, self.num_generations)
-        self._note(estimate, groups, ledger)
+        self._note((yield from self._estimator(prompts)), groups, ledger)
         return groups
 
     def _estimator(self, prompts: PromptStream) -> Generator[Measure, Any, GraphRates]:
