@@ -265,3 +265,23 @@ def test_steps_that_are_not_restorable_are_dropped_and_counted() -> None:
     # The prompts of which nothing came are offered again.
     asked = [r.prompt_id for _ in range(3) for r in resumed.begin().open]
     assert sorted(asked) == [0, 1, 3, 4, 5, 6]
+
+
+def test_a_resumed_step_rolls_out_only_what_had_not_come() -> None:
+    def start() -> Driver:
+        return driver_of(make_strategy("uniform", prompts_per_step=2, num_generations=4))
+
+    driver, asked = start(), []
+    flight = driver.begin()
+    driver.deliver(flight, [group(0, [1, 0])])
+    resumed = start()
+    resumed.load_state_dict(driver.state_dict())
+
+    def roll_out(requests: list[Request]) -> list[Group]:
+        asked.extend(requests)
+        return [group(r.prompt_id, [1] * r.num_rollouts) for r in requests]
+
+    kept = resumed.step(roll_out).kept
+    assert asked == [Request(0, 2), Request(1, 4)]
+    assert [g.rewards.tolist() for g in kept] == [[1, 0, 1, 1], [1, 1, 1, 1]]
+    assert resumed.spent.rollouts == 8

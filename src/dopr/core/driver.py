@@ -126,15 +126,20 @@ class Driver(StepRunner):
         while len(self.flights) <= self.feedback_delay:
             self._begin(measure, saved=self.restorable and self.feedback_delay > 0)
         flight = self.flights[0]
+        begun = self._turn_to(flight)
         try:
-            with self._working_on(flight):
-                while flight.outcome is None:
+            while flight.outcome is None:
+                if any(flight.arrived):  # a part of it had come before the run was resumed
+                    self.deliver(flight, rollout(flight.open), measure)
+                else:
                     self._answer(flight, rollout(flight.asked), measure)
         except BaseException:
             if not self.feedback_delay:  # another try is to begin where this one did
                 self._remove(flight)
-                self.ledger.step = flight.index
+                begun = flight.index
             raise
+        finally:
+            self.ledger.step = begun
         return self.finish(flight)
 
     # -- several steps at once --------------------------------------------------------------
@@ -164,7 +169,8 @@ class Driver(StepRunner):
         Returns:
             The requests of the next round, where there is one.
         """
-        with self._working_on(flight):
+        begun = self._turn_to(flight)
+        try:
             for group in groups:
                 if flight.outcome is None and flight.take(group):
                     self._awaits(group.prompt_id, -group.num_rollouts)
@@ -172,9 +178,10 @@ class Driver(StepRunner):
                 else:
                     self._count(group)
                     self.spent.surplus_rollouts += group.num_rollouts
-            if flight.outcome is None and not flight.open:
-                return self._go_on(flight, measure)
-        return []
+            done = flight.outcome is not None or flight.open
+            return [] if done else self._go_on(flight, measure)
+        finally:
+            self.ledger.step = begun
 
     def ask_again(self, flight: Flight) -> list[Request]:
         """What has not come of a step, to be sent out once more; it is counted."""
@@ -192,8 +199,11 @@ class Driver(StepRunner):
         """
         flight.lossy = True
         self._lose(flight)
-        with self._working_on(flight):
+        begun = self._turn_to(flight)
+        try:
             return self._go_on(flight, measure)
+        finally:
+            self.ledger.step = begun
 
     def finish(self, flight: Flight) -> StepOutcome:
         """Take a step's outcome; steps may be finished in any order.

@@ -1,8 +1,7 @@
 """What happens inside a step in flight: the strategy is run on, what comes is noted and counted."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -44,39 +43,37 @@ class StepRunner:
         if self.withhold_in_flight:
             stream.withheld = ledger.in_flight
 
-    @contextmanager
-    def _working_on(self, flight: Flight) -> Iterator[None]:
-        """Let the ledger's step be that of the flight, and what is said of a choice be its own."""
+    def _turn_to(self, flight: Flight) -> int:
+        """Let the ledger's step be that of the flight, and what is said of a choice be its own.
+
+        Returns what the ledger's step is to be afterwards.
+        """
         if self._speaker is not flight:
             if self._speaker is not None:
                 self._speaker.explained = self.strategy._last
             said = flight.explained
-            self.strategy._last = dict(self.strategy._last) if said is None else said
+            self.strategy._last = self.strategy._last.copy() if said is None else said
             self._speaker = flight
         begun, self.ledger.step = self.ledger.step, flight.index
-        try:
-            yield
-        finally:
-            self.ledger.step = begun
+        return begun
 
     def _begin(self, measure: Answer | None, saved: bool) -> Flight:
         if saved and self._past is None:
             self._past = LedgerPast(self.ledger)
         flight = Flight(self.ledger.step, self.strategy.step(self.stream, self.ledger))
         self.flights.append(flight)
-        self.ledger.step += 1
+        self._turn_to(flight)
         try:
-            with self._working_on(flight):
-                self._run_on(flight, None, measure, saved)
+            self._run_on(flight, None, measure, saved)
         except BaseException:
             self.flights.remove(flight)
-            self.ledger.step = flight.index
             raise
+        self.ledger.step += 1
         return flight
 
     def _answer(self, flight: Flight, groups: list[Group], measure: Answer | None) -> None:
         """Give the strategy its round's groups, whatever they are, and run it on."""
-        for request in flight.open:
+        for request in flight.asked:
             self._awaits(request.prompt_id, -request.num_rollouts)
         self._note(flight, groups)
         flight.generated.extend(groups)
