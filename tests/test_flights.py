@@ -117,6 +117,7 @@ def test_a_prompt_in_flight_is_not_offered_unless_there_is_no_other() -> None:
     assert set(stream.draw(4).tolist()) == {2, 3, 4, 5}
     stream.withheld = {1: 8}
     assert stream.draw(1).tolist() == [0]
+    assert sorted(stream.draw(6).tolist()) == [0, 2, 3, 4, 5]  # what is free of six
     stream.withheld = dict.fromkeys(range(6), 8)
     assert sorted(stream.draw(6).tolist()) == list(range(6))
     assert len(stream.draw(9)) == 9
@@ -131,10 +132,10 @@ def test_withholding_loses_no_prompt_and_repeats_none_in_a_draw(
     for count in counts:
         stream.withheld = dict.fromkeys(rng.integers(size, size=rng.integers(size + 1)).tolist(), 1)
         drawn = stream.draw(count).tolist()
-        assert len(drawn) == count
+        assert count / 2 <= len(drawn) <= count
         if count <= size:
-            assert len(set(drawn)) == count
-        if count <= size - len(stream.withheld):
+            assert len(set(drawn)) == len(drawn)
+        if count <= 2 * (size - len(stream.withheld)):
             assert not set(drawn) & stream.withheld.keys()
     stream.withheld = {}
     state = stream.state_dict()

@@ -142,6 +142,11 @@ class Driver(StepRunner):
             self.ledger.step = begun
         return self.finish(flight)
 
+    @property
+    def steps_done(self) -> int:
+        """Steps that `step` has finished; with a `feedback_delay` more were begun."""
+        return self.flights[0].index if self.flights else self.ledger.step
+
     # -- several steps at once --------------------------------------------------------------
 
     def begin(self, measure: Answer | None = None) -> Flight:

@@ -23,8 +23,8 @@ class PromptStream:
         categories: shape (size,), a number for the kind of each prompt (its source or subject); all
             0 where nothing is known.
         withheld: prompts that are not offered now, such as those whose rollouts are on their way;
-            their turn comes when they are free again. Where there are no others they are offered
-            all the same: a stream never runs dry.
+            their turn comes when they are free again. Where not even half of a draw is free they
+            are offered all the same: a stream never runs dry.
 
     Raises:
         UserError: the pool is empty.
@@ -45,7 +45,10 @@ class PromptStream:
         self._put_off: list[int] = []  # offered to nobody yet, since they were withheld
 
     def draw(self, count: int) -> NDArray[np.int64]:
-        """The next `count` prompt ids; distinct while `count` is at most the pool's size."""
+        """The next `count` prompt ids; distinct while `count` is at most the pool's size.
+
+        Fewer, but at least half of them, where no others are free of those withheld.
+        """
         if self.withheld or self._put_off:
             return self._draw_free(count)
         return self._draw_next(count)
@@ -73,7 +76,9 @@ class PromptStream:
                 (chosen if free else self._put_off).append(i)
             met.add(i)
         lacking = count - len(chosen)
-        if lacking > 0:  # all others are withheld: those, and where the pool is small it again
+        if lacking > len(
+            chosen
+        ):  # all others are withheld: those, and where the pool is small it again
             chosen += self._put_off[:lacking]
             del self._put_off[:lacking]
             chosen += self._draw_next(count - len(chosen)).tolist()
