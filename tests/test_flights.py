@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from dopr.core.driver import Driver, Flight
 from dopr.core.ledger import Ledger
+from dopr.core.moves import Moves
 from dopr.core.stream import PromptStream
 from dopr.engines.trl.checkpoints import load_state, save_state
 from dopr.strategies import Group, Request, Strategy, make_strategy
@@ -250,22 +251,42 @@ def test_every_strategy_resumes_under_a_delay_as_if_nothing_had_been(name: str) 
     assert resumed.spent == driver.spent
 
 
-def test_steps_that_are_not_restorable_are_dropped_and_counted() -> None:
+def test_steps_that_are_not_restorable_keep_what_comes_and_are_counted() -> None:
     def start() -> Driver:
-        strategy = make_strategy("uniform", prompts_per_step=2, num_generations=2)
+        strategy = make_strategy("pods", prompts_per_step=2, num_generations=8)
         return driver_of(strategy, restorable=False)
 
     driver = start()
-    flights = [driver.begin() for _ in range(3)]
-    driver.deliver(flights[1], [group(2, [0, 1])])
+    flights = [driver.begin() for _ in range(2)]
+    driver.deliver(flights[1], [group(2, [0, 1] * 4)])
     resumed = start()
     resumed.load_state_dict(driver.state_dict())
     spent = resumed.spent
-    assert (spent.rollouts, spent.lost_rollouts, spent.dropped_steps) == (2, 10, 3)
-    assert resumed.flights == [] and resumed.ledger.step == 3
-    # The prompts of which nothing came are offered again.
-    asked = [r.prompt_id for _ in range(3) for r in resumed.begin().open]
-    assert sorted(asked) == [0, 1, 3, 4, 5, 6]
+    assert (spent.rollouts, spent.plain_steps, spent.lost_rollouts) == (8, 2, 0)
+    second = resumed.flights[1]
+    assert second.open == [Request(3, 8)] and resumed.ledger.in_flight == {0: 8, 1: 8, 3: 8}
+    resumed.deliver(second, answers(second))
+    kept = resumed.finish(second).kept
+    # Not two of eight, as the strategy would have it: its code for this step is gone.
+    assert [(g.prompt_id, g.num_kept) for g in kept] == [(2, 8), (3, 8)]
+
+
+def test_steps_in_flight_are_dropped_where_prompts_have_moved() -> None:
+    def start(size: int) -> Driver:
+        strategy = make_strategy("uniform", prompts_per_step=2, num_generations=2)
+        return driver_of(strategy, size)
+
+    driver = start(8)
+    first, _ = driver.begin(), driver.begin()
+    driver.deliver(first, [group(0, [0, 1])])
+    keys = np.arange(8, dtype=np.uint64)
+    moves = Moves.between(keys, np.array([7, 6, 5, 4, 3, 2], dtype=np.uint64))
+    resumed = start(6)
+    resumed.load_state_dict(driver.state_dict(), moves=moves)
+    # Prompts 0 and 1 are gone; 2 and 3 wait in rows 5 and 4 and are offered first.
+    assert resumed.flights == [] and resumed.spent.dropped_steps == 2
+    assert resumed.ledger.in_flight == {} and resumed.spent.rollouts == 2
+    assert [r.prompt_id for r in resumed.begin().open] == [5, 4]
 
 
 def test_a_resumed_step_rolls_out_only_what_had_not_come() -> None:

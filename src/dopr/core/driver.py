@@ -51,9 +51,9 @@ class Driver(StepRunner):
             it trains: what a step rolls out is decided when the groups of that many steps before
             it are not known yet.
         withhold_in_flight: the stream does not offer prompts whose rollouts are on their way.
-        restorable: steps in flight are saved with the state, at the cost of a copy of the
-            strategy's state and of the rest of the epoch for each of them. Else they are given up
-            when the state is loaded.
+        restorable: steps in flight are saved so that their strategy can go on with them, at the
+            cost of a copy of its state and of the rest of the epoch for each of them. Else the
+            groups of such a step are trained on as they come once the state is loaded.
 
     Attributes:
         strategy: with all that it has learned.
@@ -101,7 +101,7 @@ class Driver(StepRunner):
         Args:
             stream: of the new pool.
         """
-        for flight in list(self.flights):
+        for flight in self.flights:
             self.drop(flight)
         old = self.ledger
         self.strategy = deepcopy(self._untouched)
@@ -123,9 +123,9 @@ class Driver(StepRunner):
             measure: answers a `Measure` with one value per prompt, and says how many prompt tokens
                 it read for that.
         """
-        while len(self.flights) <= self.feedback_delay:
+        while len(self._flights) <= self.feedback_delay:
             self._begin(measure, saved=self.restorable and self.feedback_delay > 0)
-        flight = self.flights[0]
+        flight = next(iter(self._flights.values()))
         begun = self._turn_to(flight)
         try:
             while flight.outcome is None:
@@ -145,7 +145,7 @@ class Driver(StepRunner):
     @property
     def steps_done(self) -> int:
         """Steps that `step` has finished; with a `feedback_delay` more were begun."""
-        return self.flights[0].index if self.flights else self.ledger.step
+        return next(iter(self._flights), self.ledger.step)
 
     # -- several steps at once --------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class Driver(StepRunner):
             "ledger": self.ledger.state_dict(),
             "spent": asdict(self.spent),
         }
-        if self.flights:
+        if self._flights:
             state["flights"] = pack_groups(pack_flights(self.flights, self._past), pack)
         return state
 
@@ -254,8 +254,8 @@ class Driver(StepRunner):
         """Continue where the saved driver stood.
 
         Steps that were in flight are in flight again, and wait for what had not come; the engine
-        asks for it again (`ask_again`), or `step` does. Those that cannot be run again are dropped:
-        they were not `restorable`, or the prompts have moved.
+        asks for it again (`ask_again`), or `step` does. Where the strategy cannot go on with a step
+        its groups are trained on as they come; where prompts have moved the step is dropped.
 
         Args:
             unpack: makes handles of what `pack` gave.
@@ -277,13 +277,15 @@ class Driver(StepRunner):
             self.ledger.move(moves)
             self.strategy.move(moves)
         self.spent = Spent(**state["spent"])
-        self.flights, self._speaker = [], None
+        self._flights, self._speaker = {}, None
         self.ledger.in_flight.clear()
         saved = unpack_groups(state.get("flights", []), unpack)
         found, self._past = restarted(saved, self.strategy, self.stream, self.ledger, moves)
-        for flight, is_running in found:
-            self.flights.append(flight)
+        for flight in found:
+            self._flights[flight.index] = flight
             for request in flight.open:
                 self._awaits(request.prompt_id, request.num_rollouts)
-            if not is_running:
+            if moves is not None and flight.outcome is None:
                 self.drop(flight)
+            else:
+                self.spent.plain_steps += flight.plain

@@ -47,6 +47,7 @@ class Flight:
         prompts: those that the ledger has counted as visited by this step.
         rounds: how often the strategy was run on.
         lossy: something was given up.
+        plain: the strategy could not go on with it after a restart.
         outcome: once the step needs nothing more.
         explained: what the strategy last said of its choice.
         seen: how it was come by; empty where steps in flight are not to be saved.
@@ -60,6 +61,7 @@ class Flight:
     prompts: set[int] = field(default_factory=set)
     rounds: int = 0
     lossy: bool = False
+    plain: bool = False
     outcome: StepOutcome | None = None
     explained: dict[str, float] | None = None
     seen: list[Seen] = field(default_factory=list)

@@ -20,6 +20,7 @@ class Spent:
     asked_again: int = 0  # rollouts that were lost on their way and asked for once more
     lost_rollouts: int = 0  # asked for, never come, and given up; no other number counts them
     surplus_rollouts: int = 0  # of `rollouts`, those that came when nobody waited for them any more
+    plain_steps: int = 0  # steps in flight that the strategy could not go on with after a restart
     dropped_steps: int = 0  # steps in flight that were given up as a whole
 
 

@@ -41,6 +41,7 @@ def _pack_flight(flight: Flight, past: LedgerPast | None) -> dict[str, Any]:
         "prompts": sorted(flight.prompts),
         "rounds": flight.rounds,
         "lossy": flight.lossy,
+        "plain": flight.plain,
         "explained": flight.explained,
         "outcome": None if outcome is None else {"kept": outcome.kept, "metrics": outcome.metrics},
         "seen": [_pack_seen(seen, past) for seen in flight.seen],
@@ -66,8 +67,8 @@ def restarted(
     stream: PromptStream,
     ledger: Ledger,
     moves: Moves | None,
-) -> tuple[list[tuple[Flight, bool]], LedgerPast | None]:
-    """The saved steps, each with whether it goes on, and the ledger's past that they rest on.
+) -> tuple[list[Flight], LedgerPast | None]:
+    """The saved steps, and the ledger's past that those rest on with which the strategy goes on.
 
     Strategy, stream and ledger are taken back to where each step was begun, and are then again as
     they are given.
@@ -75,34 +76,43 @@ def restarted(
     Args:
         saved: what `pack_flights` gave, its groups unpacked.
         strategy, stream, ledger: as they were when it was saved.
-        moves: prompts that have moved since: no step can go on then.
+        moves: prompts that have moved since: the strategy cannot go on with any step then.
     """
+    ledger.before_change = None
     if not saved:
-        ledger.before_change = None
         return [], None
     now = strategy.state_dict(), stream.state_dict(), ledger.state_dict()
     found = []
     for values in saved:
         flight = _unpack_flight(values)
-        runs = flight.outcome is not None
-        if not runs and moves is None and values["seen"]:
+        if flight.outcome is None and moves is None:
             try:
                 flight.plan = _run_again(values["seen"], flight, strategy, stream, ledger, now[2])
-                runs = True
             except _Strays:
-                pass
+                flight.plain, flight.plan = True, _as_they_come(flight)
         if moves is not None:
-            runs = False
             _follow(flight, moves)
-        found.append((flight, runs))
+        found.append(flight)
     strategy.load_state_dict(now[0])
     stream.load_state_dict(now[1])
     ledger.load_state_dict(now[2])
     ledger.in_flight.clear()
-    lost = sum(not runs for _, runs in found)
-    if lost:
-        logger.warning("%d steps that were in flight are given up and chosen anew", lost)
+    plain = sum(flight.plain for flight in found)
+    if plain:
+        logger.warning("of %d steps in flight the groups are trained on as they come", plain)
     return found, _join_pasts(saved, found, ledger)
+
+
+def _as_they_come(flight: Flight) -> StepPlan:
+    """A plan that stands where the flight's round was asked for, and keeps what comes of it."""
+
+    def plan() -> StepPlan:
+        yield flight.asked
+        return list(flight.generated)
+
+    begun = plan()
+    next(begun)
+    return begun
 
 
 def _unpack_flight(values: dict[str, Any]) -> Flight:
@@ -112,6 +122,7 @@ def _unpack_flight(values: dict[str, Any]) -> Flight:
     flight.generated = list(values["generated"])
     flight.prompts = set(values["prompts"])
     flight.rounds, flight.lossy = values["rounds"], values["lossy"]
+    flight.plain = values["plain"]
     flight.explained = values["explained"]
     if values["outcome"] is not None:
         kept, said = values["outcome"]["kept"], values["outcome"]["metrics"]
@@ -148,7 +159,7 @@ def _run_again(
         ledger.in_flight.clear()
         ledger.in_flight.update(dict(look["in_flight"]))
         asked = _next_requests(plan, look["answer"], list(look["measured"]))
-    if asked != flight.asked:
+    if asked is None or asked != flight.asked:
         raise _Strays
     return plan
 
@@ -181,22 +192,21 @@ def _follow(flight: Flight, moves: Moves) -> None:
 
 
 def _join_pasts(
-    saved: Sequence[dict[str, Any]], found: Sequence[tuple[Flight, bool]], ledger: Ledger
+    saved: Sequence[dict[str, Any]], found: Sequence[Flight], ledger: Ledger
 ) -> LedgerPast | None:
     """One past for all steps that go on, and what each of them has seen as positions in it."""
     looks = [
         (look["ledger"]["position"], look, flight)
-        for values, (flight, runs) in zip(saved, found, strict=True)
+        for values, flight in zip(saved, found, strict=True)
         for look in values["seen"]
-        if runs
+        if flight.outcome is None and not flight.plain
     ]
     looks.sort(key=lambda entry: entry[0])
     changes = []
     for position, (_, look, flight) in enumerate(looks):
         # Each holds all that has changed since, so that the first to hold a row knows it best.
         changes.append((look["ledger"]["ids"], look["ledger"]["rows"]))
-        flying = {prompt: count for prompt, count in look["in_flight"]}
+        flying = dict(look["in_flight"])
         states = look["strategy"], look["stream"]
         flight.seen.append(Seen(*states, position, flying, look["answer"], look["measured"]))
-    ledger.before_change = None
     return LedgerPast(ledger, changes) if looks else None

@@ -33,7 +33,7 @@ class StepRunner:
         self.strategy = strategy
         self.spent = Spent(rollouts=strategy.prepaid_rollouts)
         self.withhold_in_flight = withhold_in_flight
-        self.flights: list[Flight] = []
+        self._flights: dict[int, Flight] = {}  # by their index, the oldest first
         self._take_pool(stream, ledger)
 
     def _take_pool(self, stream: PromptStream, ledger: Ledger) -> None:
@@ -42,6 +42,11 @@ class StepRunner:
         self._speaker: Flight | None = None
         if self.withhold_in_flight:
             stream.withheld = ledger.in_flight
+
+    @property
+    def flights(self) -> list[Flight]:
+        """The steps in flight, the oldest first."""
+        return list(self._flights.values())
 
     def _turn_to(self, flight: Flight) -> int:
         """Let the ledger's step be that of the flight, and what is said of a choice be its own.
@@ -61,12 +66,12 @@ class StepRunner:
         if saved and self._past is None:
             self._past = LedgerPast(self.ledger)
         flight = Flight(self.ledger.step, self.strategy.step(self.stream, self.ledger))
-        self.flights.append(flight)
+        self._flights[flight.index] = flight
         self._turn_to(flight)
         try:
             self._run_on(flight, None, measure, saved)
         except BaseException:
-            self.flights.remove(flight)
+            del self._flights[flight.index]
             raise
         self.ledger.step += 1
         return flight
@@ -170,7 +175,7 @@ class StepRunner:
         self.spent.kept += sum(group.num_kept for group in kept)
         if not any(group.informative for group in kept):
             self.spent.empty_steps += 1
-        said = self.strategy.metrics() if len(self.flights) > 1 else None
+        said = self.strategy.metrics() if len(self._flights) > 1 else None
         flight.outcome = StepOutcome(kept, flight.generated, flight.index, said)
         flight.seen.clear()
 
@@ -180,11 +185,11 @@ class StepRunner:
             self._awaits(request.prompt_id, -request.num_rollouts)
 
     def _remove(self, flight: Flight) -> None:
-        self.flights.remove(flight)
+        del self._flights[flight.index]
         if flight.outcome is None:
             flight.plan.close()
             for request in flight.open:
                 self._awaits(request.prompt_id, -request.num_rollouts)
         if self._past is not None:
-            oldest = [other.seen[0].ledger for other in self.flights if other.seen]
-            self._past.forget_before(min(oldest, default=self._past.now))
+            looks = (other.seen[0].ledger for other in self._flights.values() if other.seen)
+            self._past.forget_before(next(looks, self._past.now))  # the oldest comes first
