@@ -48,6 +48,7 @@ class Flight:
         rounds: how often the strategy was run on.
         lossy: something was given up.
         plain: the strategy could not go on with it after a restart.
+        only_round: all that comes of its one round is kept; no generator is asked.
         outcome: once the step needs nothing more.
         explained: what the strategy last said of its choice.
         seen: how it was come by; empty where steps in flight are not to be saved.
@@ -62,6 +63,7 @@ class Flight:
     rounds: int = 0
     lossy: bool = False
     plain: bool = False
+    only_round: bool = False
     outcome: StepOutcome | None = None
     explained: dict[str, float] | None = None
     seen: list[Seen] = field(default_factory=list)

@@ -95,6 +95,21 @@ class Ledger:
             for group in groups:
                 self._observe_one(group, visited)
 
+    def observe_steps(self, groups: Sequence[ObservedGroup], steps: NDArray[np.int64]) -> None:
+        """Write back the only groups of several steps at once.
+
+        Args:
+            groups: one a step.
+            steps: shape (k,), the number of each one's step.
+        """
+        if self.before_change is not None:
+            self.before_change(np.array([group.prompt_id for group in groups], dtype=np.int64))
+        if len(groups) < _TOGETHER_FROM or not self._observe_together(groups, None, steps):
+            begun = self.step
+            for group, self.step in zip(groups, steps.tolist(), strict=True):
+                self._observe_one(group, None)
+            self.step = begun
+
     def _observe_one(self, group: ObservedGroup, visited: set[int] | None) -> None:
         i, rewards = group.prompt_id, group.rewards
         before = self._variances(i)
@@ -119,7 +134,12 @@ class Ledger:
         if not math.isnan(group.entropy) and last_step <= self.step:
             self._set_entropy(i, group.entropy)
 
-    def _observe_together(self, groups: Sequence[ObservedGroup], visited: set[int] | None) -> bool:
+    def _observe_together(
+        self,
+        groups: Sequence[ObservedGroup],
+        visited: set[int] | None,
+        steps: NDArray[np.int64] | None = None,
+    ) -> bool:
         """All groups at once: the same columns, to the last bit, as one by one.
 
         The running sums of variances agree to rounding in float64. Returns False, and does
@@ -134,7 +154,8 @@ class Ledger:
         ids = np.array(rows, dtype=np.int64)
         rewards = np.concatenate(all_rewards).reshape(len(ids), count)
         mean = np.add.reduce(rewards, axis=1) / count
-        if math.isnan(mean.dot(mean)) or int(self.last_step[ids].max()) >= self.step:
+        step: Any = self.step if steps is None else steps
+        if math.isnan(mean.dot(mean)) or (self.last_step[ids] >= step).any():
             return False
         if visited is not None:
             if not visited.isdisjoint(rows):
@@ -144,7 +165,7 @@ class Ledger:
         before = self._variances_of(ids)
         self.rollouts[ids] += count
         self.tokens[ids] += np.add.reduce(tokens, axis=1)
-        self.last_step[ids] = self.step
+        self.last_step[ids] = step
         self.visited_count += int(np.count_nonzero(self.visits[ids] == 0))
         self.visits[ids] += 1
         for column in (self.weight, self.squares, self.group_weight, self.group_squares):

@@ -17,6 +17,15 @@ from dopr.core.stream import PromptStream
 logger = logging.getLogger(__name__)
 
 
+def _ended() -> StepPlan:
+    return []
+    yield []
+
+
+ENDED: StepPlan = _ended()  # the plan of a step that asks no generator
+ENDED.close()
+
+
 class _Strays(Exception):
     """A strategy does not ask for what it asked for before."""
 
@@ -42,6 +51,7 @@ def _pack_flight(flight: Flight, past: LedgerPast | None) -> dict[str, Any]:
         "rounds": flight.rounds,
         "lossy": flight.lossy,
         "plain": flight.plain,
+        "only_round": flight.only_round,
         "explained": flight.explained,
         "outcome": None if outcome is None else {"kept": outcome.kept, "metrics": outcome.metrics},
         "seen": [_pack_seen(seen, past) for seen in flight.seen],
@@ -85,11 +95,11 @@ def restarted(
     found = []
     for values in saved:
         flight = _unpack_flight(values)
-        if flight.outcome is None and moves is None:
+        if flight.outcome is None and moves is None and not flight.only_round:
             try:
                 flight.plan = _run_again(values["seen"], flight, strategy, stream, ledger, now[2])
             except _Strays:
-                flight.plain, flight.plan = True, _as_they_come(flight)
+                flight.plain = flight.only_round = True
         if moves is not None:
             _follow(flight, moves)
         found.append(flight)
@@ -103,37 +113,19 @@ def restarted(
     return found, _join_pasts(saved, found, ledger)
 
 
-def _as_they_come(flight: Flight) -> StepPlan:
-    """A plan that stands where the flight's round was asked for, and keeps what comes of it."""
-
-    def plan() -> StepPlan:
-        yield flight.asked
-        return list(flight.generated)
-
-    begun = plan()
-    next(begun)
-    return begun
-
-
 def _unpack_flight(values: dict[str, Any]) -> Flight:
-    flight = Flight(values["index"], _ended())
+    flight = Flight(values["index"], ENDED)
     flight.asked = [Request(prompt, count) for prompt, count in values["asked"]]
     flight.arrived = list(values["arrived"])
     flight.generated = list(values["generated"])
     flight.prompts = set(values["prompts"])
     flight.rounds, flight.lossy = values["rounds"], values["lossy"]
-    flight.plain = values["plain"]
+    flight.plain, flight.only_round = values["plain"], values["only_round"]
     flight.explained = values["explained"]
     if values["outcome"] is not None:
         kept, said = values["outcome"]["kept"], values["outcome"]["metrics"]
         flight.outcome = StepOutcome(kept, flight.generated, flight.index, said)
     return flight
-
-
-def _ended() -> StepPlan:
-    """A plan that asks for nothing."""
-    return []
-    yield []
 
 
 def _run_again(
@@ -199,7 +191,7 @@ def _join_pasts(
         (look["ledger"]["position"], look, flight)
         for values, flight in zip(saved, found, strict=True)
         for look in values["seen"]
-        if flight.outcome is None and not flight.plain
+        if flight.outcome is None and not flight.only_round
     ]
     looks.sort(key=lambda entry: entry[0])
     changes = []

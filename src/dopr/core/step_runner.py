@@ -94,6 +94,9 @@ class StepRunner:
         self, flight: Flight, groups: list[Group] | None, measure: Answer | None, saved: bool
     ) -> None:
         """Run the strategy until it asks for rollouts or returns."""
+        if flight.only_round:
+            self._complete(flight, list(flight.generated))
+            return
         seen = self._look(flight, groups) if saved else None
         flight.ask([])
         answer: Any = groups
@@ -175,7 +178,8 @@ class StepRunner:
         self.spent.kept += sum(group.num_kept for group in kept)
         if not any(group.informative for group in kept):
             self.spent.empty_steps += 1
-        said = self.strategy.metrics() if len(self._flights) > 1 else None
+        alone = len(self._flights) == 1 or flight.only_round
+        said = None if alone else self.strategy.metrics()
         flight.outcome = StepOutcome(kept, flight.generated, flight.index, said)
         flight.seen.clear()
 

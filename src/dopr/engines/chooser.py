@@ -59,6 +59,7 @@ class Chooser:
 
     def ask(self, count: int) -> list[Job]:
         """The next jobs; steps are begun for them as needed."""
+        self._begin_together(count - len(self._waiting))
         while len(self._waiting) < count:
             flight = self.driver.begin()
             if flight.outcome is None:
@@ -71,6 +72,42 @@ class Chooser:
             request = self._jobs[number][1]
             jobs.append(Job(number, request.prompt_id, request.num_rollouts))
         return jobs
+
+    def _begin_together(self, count: int) -> None:
+        """Begin steps of one prompt at once, where the strategy can choose so."""
+        strategy, driver = self.driver.strategy, self.driver
+        choose = getattr(strategy, "choose_many", None)
+        if choose is None or count < 2:
+            return
+        chosen = choose(driver.stream, driver.ledger, count)
+        for prompt in () if chosen is None else chosen.tolist():
+            flight = driver.begin_chosen([Request(prompt, strategy.num_generations)])
+            self._line_up(flight, flight.asked)
+
+    def tell_all(
+        self, numbers: Sequence[int], rewards: NDArray[np.float64], tokens: NDArray[np.int64]
+    ) -> None:
+        """Take in the rollouts of several jobs; see `tell`.
+
+        Args:
+            numbers: of the jobs, k of them.
+            rewards, tokens: shape (k, n).
+        """
+        size, found = rewards.shape[1], [self._jobs.get(number) for number in numbers]
+        together = len(set(numbers)) == len(numbers) and all(
+            job is not None and job[0].only_round and job[1].num_rollouts == size for job in found
+        )
+        if not together:
+            for number, mine, spent in zip(numbers, rewards, tokens, strict=True):
+                self.tell(number, mine, spent)
+            return
+        flights, groups = [], []
+        for number, mine, spent in zip(numbers, rewards, tokens, strict=True):
+            flight, request = self._jobs.pop(number)
+            flights.append(flight)
+            groups.append(Group(request.prompt_id, mine, spent, flight.index, handle=(number,)))
+        self.driver.deliver_to(flights, groups)
+        self.outcomes.extend(self.driver.finish(flight) for flight in flights)
 
     def tell(self, number: int, rewards: NDArray[np.float64], tokens: NDArray[np.int64]) -> bool:
         """Take in the rollouts of a job.

@@ -94,9 +94,8 @@ def answer(chooser: Chooser, frame: bytes) -> bytes:
     start = _HEADER.size + 8 * told
     rewards = np.frombuffer(frame, "<f4", told * size, start).astype(np.float64)
     tokens = np.frombuffer(frame, "<i4", told * size, start + 4 * told * size).astype(np.int64)
-    for i, number in enumerate(numbers):
-        rows = slice(i * size, (i + 1) * size)
-        chooser.tell(number, rewards[rows], tokens[rows])
+    if told:
+        chooser.tell_all(numbers, rewards.reshape(told, size), tokens.reshape(told, size))
     jobs = [(job.number, job.prompt_id, job.num_rollouts) for job in chooser.ask(asked)]
     columns = np.array(jobs, dtype="<i8").reshape(asked, 3).T
     return _REPLY.pack(asked) + columns.tobytes()
