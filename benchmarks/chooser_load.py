@@ -133,7 +133,7 @@ def flat_out(engines: Engines, pid: int, choices: int) -> dict[str, float]:
     }
 
 
-def at_a_rate(engines: Engines, rate: float, seconds: float) -> dict[str, float]:
+def at_a_rate(engines: Engines, rate: float, seconds: float) -> dict[str, float | int]:
     count, latencies = int(rate * seconds / FRAME), []
     began = time.perf_counter()
     for i in range(count):
@@ -193,6 +193,8 @@ def main() -> None:
         ] == GROUP * len(held)
         engines = Engines(ChooserClient(address, held), engines.held, engines.rng)
         snapshots = at_a_rate(engines, arguments.rate, arguments.seconds)
+        written = [path.name for path in Path(folder, "state").glob("snapshot-*")]
+        snapshots["snapshots_there"] = len(written)
         process.terminate()
         process.join()
     result = {

@@ -160,6 +160,7 @@ class JournaledChooser:
         if child == 0:
             code = 1
             try:
+                os.nice(10)  # engines are waiting for the parent
                 self._write_snapshot()
                 code = 0
             finally:

@@ -93,8 +93,8 @@ class ChoosingLoop(_AsyncRolloutLoop):
                 (job,) = self.chooser.ask(1)
             if job.num_rollouts % self.num_generations:
                 raise UserError(
-                    f"the strategy asks for {job.num_rollouts} rollouts of a prompt; groups of "
-                    f"AsyncGRPOTrainer have num_generations = {self.num_generations}: set its group "
+                    f"the strategy asks for {job.num_rollouts} rollouts of a prompt, and groups of "
+                    f"AsyncGRPOTrainer have num_generations = {self.num_generations}: set its "
                     "sizes to that number or a multiple of it"
                 )
             row = self.dataset[job.prompt_id]
@@ -126,7 +126,7 @@ class ChoosingLoop(_AsyncRolloutLoop):
             for group in outcome.generated:
                 for number in group.handle:
                     self._held.pop(number, None)
-            self._push_metrics(choice_metrics(driver, outcome) | totals(driver))
+            self._push_metrics({**choice_metrics(driver, outcome), **totals(driver)})
         return samples
 
     def _rows_of(self, group: Group, rows: Rows) -> list[RolloutSample]:
@@ -170,17 +170,14 @@ class ChoosingLoop(_AsyncRolloutLoop):
             driver.load_state_dict(state["driver"], moves=moves)
             return
         self.chooser.load_state_dict(state)
-        # Groups that were partly told, and whose rows are gone with the process, are not kept.
         self.chooser.lose(self.chooser.handed_out)
-        self._forget_untrained()
-
-    def _forget_untrained(self) -> None:
-        """Let steps that hold groups of the process that is gone keep only what is to come."""
-        for flight in self.chooser.driver.flights:
-            there = {n for group in flight.generated for n in group.handle}
-            there |= {n for group in flight.arrived if group is not None for n in group.handle}
-            for number in there:
-                self._held[number] = []
+        # What had come of steps in flight is known; its training rows are gone with the process.
+        for flight in driver.flights:
+            for group in (*flight.generated, *flight.arrived):
+                if group is not None:
+                    first, *others = group.handle
+                    self._held[first] = [[] for _ in range(group.num_rollouts)]
+                    self._held |= {number: [] for number in others}
 
 
 def by_rollout(samples: list[RolloutSample], group: RolloutGroup) -> Rows:
@@ -202,8 +199,8 @@ def make_chooser(
     """
     if not isinstance(pool, Dataset):
         raise UserError(
-            "a strategy chooses among rows that it can look up; give AsyncDoPRTrainer a Dataset, not "
-            f"a {type(pool).__name__}"
+            "a strategy chooses among rows that it can look up; give AsyncDoPRTrainer a Dataset, "
+            f"not a {type(pool).__name__}"
         )
     driver = make_engine_driver(
         settings,
@@ -230,9 +227,9 @@ class AsyncDoPRTrainer(AsyncGRPOTrainer):
         UserError: a setting or a strategy that cannot be; a rollout worker of the user's own.
     """
 
-    def __init__(
-        self, *args: Any, dopr: Mapping[str, Any] | None = None, **kwargs: Any
-    ) -> None:
+    args: Any  # TRL declares it more loosely than it uses it
+
+    def __init__(self, *args: Any, dopr: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         section = dict(dopr or {})
         settings = read_engine_settings(section)
         if kwargs.get("rollout_worker") is not None:
