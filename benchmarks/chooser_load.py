@@ -193,8 +193,18 @@ def main() -> None:
         ] == GROUP * len(held)
         engines = Engines(ChooserClient(address, held), engines.held, engines.rng)
         snapshots = at_a_rate(engines, arguments.rate, arguments.seconds)
-        written = [path.name for path in Path(folder, "state").glob("snapshot-*")]
-        snapshots["snapshots_there"] = len(written)
+        waited = time.perf_counter()
+        while not [*Path(folder, "state").glob("snapshot-*")]:
+            time.sleep(0.1)
+        snapshots["snapshot_written_s_later"] = time.perf_counter() - waited
+        told_before, held = engines.told, engines.held
+        os.kill(again["pid"], signal.SIGKILL)
+        process.join()
+        process, third, address = start(2, 1e9)
+        lives["restarted_from_the_snapshot"] = third
+        lives["nothing_lost_or_doubled_again"] = third["rollouts"] == lives[
+            "rollouts_told"
+        ] + told_before and third["in_flight"] == GROUP * len(held)
         process.terminate()
         process.join()
     result = {
