@@ -53,12 +53,13 @@ class StepRunner:
 
         Returns what the ledger's step is to be afterwards.
         """
-        if self._speaker is not flight:
+        others = len(self._flights) > 1 or flight.explained is not None
+        if others and self._speaker is not flight:
             if self._speaker is not None:
                 self._speaker.explained = self.strategy._last
             said = flight.explained
             self.strategy._last = self.strategy._last.copy() if said is None else said
-            self._speaker = flight
+        self._speaker = flight
         begun, self.ledger.step = self.ledger.step, flight.index
         return begun
 

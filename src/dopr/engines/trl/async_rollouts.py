@@ -20,13 +20,19 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-from trl.experimental.async_grpo import AsyncGRPOTrainer
-from trl.experimental.async_grpo.async_rollout_worker import (
-    AsyncRolloutWorker,
-    RolloutGroup,
-    RolloutSample,
-    _AsyncRolloutLoop,
-)
+
+try:
+    from trl.experimental.async_grpo import AsyncGRPOTrainer
+    from trl.experimental.async_grpo.async_rollout_worker import (
+        AsyncRolloutWorker,
+        RolloutGroup,
+        RolloutSample,
+        _AsyncRolloutLoop,
+    )
+except ImportError as error:
+    raise ImportError(
+        f"AsyncDoPRTrainer was written for TRL 1.16's experimental AsyncGRPOTrainer ({error})"
+    ) from error
 
 from dopr.core.advantages import compute_advantages
 from dopr.core.errors import UserError
