@@ -307,3 +307,21 @@ def test_a_resumed_step_rolls_out_only_what_had_not_come() -> None:
     assert asked == [Request(0, 2), Request(1, 4)]
     assert [g.rewards.tolist() for g in kept] == [[1, 0, 1, 1], [1, 1, 1, 1]]
     assert resumed.spent.rollouts == 8
+
+
+def test_groups_of_several_steps_at_once_are_noted_as_one_by_one() -> None:
+    rng = np.random.default_rng(2)
+    together, single = Ledger(40, 0.9), Ledger(40, 0.9)
+    for begun in range(0, 180, 9):
+        ids = rng.choice(40, size=9, replace=False).tolist()
+        groups = [group(i, rng.integers(2, size=4), entropy=rng.random()) for i in ids]
+        # Some of the steps were begun before others whose groups are there already.
+        steps = begun + rng.permutation(9) - 3 * (rng.random() < 0.5)
+        steps = np.maximum(steps, 0)
+        together.observe_steps(groups, steps)
+        for one, single.step in zip(groups, steps.tolist(), strict=True):
+            single.observe([one])
+        assert together.step == 0
+    ours, theirs = together.state_dict(), single.state_dict()
+    for column in ours.keys() - {"scalars"}:
+        assert np.array_equal(ours[column], theirs[column], equal_nan=True), column
