@@ -315,3 +315,33 @@ def test_sharing_the_work_between_processes_changes_nothing() -> None:
     with pytest.raises(UserError, match="volatility"):
         wrong = {"dopr": {"volatilty": "total"}}
         replay(history, names, wrong, ReplaySettings(seeds=1, jobs=2, rollouts=40))
+
+
+def test_with_a_delay_no_prompt_is_rolled_out_again_before_its_rewards_are_in() -> None:
+    # Four prompts of 40 pay. Known at once, they are all that is rolled out; with six steps in
+    # flight at most four of seven steps can have one of them, unless they may be repeated blindly.
+    rates = np.where(np.arange(40) % 10 == 0, 0.5, 0.0)[:, None].repeat(2, axis=1)
+    names = tuple(map(str, range(40)))
+    history = History(names, rates, np.full(40, 2), 8, "given")
+    shares = {}
+    for delay, withhold in ((0, True), (6, True), (6, False)):
+        settings = ReplaySettings(4000, 8, feedback_delay=delay, withhold_in_flight=withhold)
+        strategy = make_strategy(
+            "dopr-paper", candidates=40, num_generations=8, exploration=0.1, prior="pool"
+        )
+        found = replay_once(history, strategy, settings.resolve(history), 0)
+        assert found["rollouts"] == 4000 and found["steps"] == 500
+        shares[delay, withhold] = found["informative_share"]
+    assert shares[0, True] > 0.8 and shares[6, False] > 0.8
+    assert 0.4 < shares[6, True] <= 4 / 7
+
+
+def test_replay_command_takes_a_delay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "history.json"
+    file.write_text(json.dumps({str(i): [0.0, 0.5, 1.0] for i in range(12)}))
+    command = ["replay", str(file), "--strategies", "dopr", "--seeds", "1", "--json"]
+    assert cli.main([*command, "--feedback-delay", "2", "--offer-in-flight"]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert settings["feedback_delay"] == 2 and settings["withhold_in_flight"] is False
+    assert cli.main([*command, "--feedback-delay", "-1"]) == 2
+    assert "feedback_delay is -1" in capsys.readouterr().err

@@ -136,6 +136,8 @@ def test_what_is_said_of_the_method_reaches_the_trainer_as_it_is(tmp_path: Path)
         "advantage_estimator": "dbb",
         "ledger_discount": 0.5,
         "empty_update": "skip",
+        "feedback_delay": 3,
+        "withhold_in_flight": False,
         "fast_decoding": False,
     }
     usual = MethodSettings()
@@ -168,6 +170,7 @@ def test_what_goes_to_trl_as_it_is_has_its_name_there() -> None:
         ("ibro_schedule", "linaer", "did you mean 'linear'?"),
         ("objective", "minrl", "did you mean 'minirl'?"),
         ("ledger_discount", 0.0, "ledger_discount is 0.0"),
+        ("feedback_delay", -1, "feedback_delay"),
         ("ibro_coefficient", -1.0, "must not be negative"),
     ],
 )

@@ -47,6 +47,18 @@ def add_command(add: AddCommand) -> None:
         help="give each recorded rollout once an epoch, then coin flips of the recorded rate",
     )
     command.add_argument(
+        "--feedback-delay",
+        type=int,
+        default=0,
+        metavar="STEPS",
+        help="after which a step's groups are known (default: 0)",
+    )
+    command.add_argument(
+        "--offer-in-flight",
+        action="store_true",
+        help="with a delay, also offer prompts whose rewards are not in",
+    )
+    command.add_argument(
         "--jobs",
         type=int,
         default=os.cpu_count() or 1,
@@ -72,6 +84,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         seeds=arguments.seeds,
         visits=arguments.visits,
         recorded_once=arguments.recorded_once,
+        feedback_delay=arguments.feedback_delay,
+        withhold_in_flight=not arguments.offer_in_flight,
         jobs=arguments.jobs,
     )
     settings.check()

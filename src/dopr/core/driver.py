@@ -2,62 +2,42 @@
 
 The trainer, the replay of histories and other engines differ only in the function that turns
 requests into groups; everything a strategy may rely on is here.
+
+An engine that waits for its rollouts calls `step`. One that does not begins steps, hands out what
+they ask for, and delivers what comes, in any order:
+
+    flight = driver.begin()
+    send(flight.open)
+    ...
+    send(driver.deliver(flight, groups))  # some groups or all; perhaps there is a further round
+    if flight.outcome is not None:
+        train_on(driver.finish(flight).kept)
 """
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
+from dopr.core.flight import Flight
 from dopr.core.ledger import Ledger, check_discount
 from dopr.core.moves import Moves
-from dopr.core.strategy import Group, Measure, Request, Strategy
+from dopr.core.outcome import Spent, StepOutcome
+from dopr.core.packing import Handles, pack_groups, unpack_groups
+from dopr.core.restart import ENDED, pack_flights, restarted
+from dopr.core.step_runner import MAX_ROUNDS, Answer, StepRunner
+from dopr.core.strategy import Group, Request, Strategy
 from dopr.core.stream import PromptStream
 
-logger = logging.getLogger(__name__)
-
-MAX_ROUNDS = 64  # of rollouts in one step, unless a setting says otherwise
+__all__ = ["MAX_ROUNDS", "Driver", "Flight", "Spent", "StepOutcome"]
 
 Rollout = Callable[[list[Request]], list[Group]]
-Answer = Callable[[Measure], tuple[NDArray[np.float64], int]]
-Handles = Callable[[Any], Any]
 
 
-@dataclass
-class Spent:
-    """Totals since the start of the run; every generated rollout counts, kept or not."""
-
-    rollouts: int = 0  # those of a pre-run that the strategy rests on included
-    generated_tokens: int = 0
-    kept: int = 0
-    measured_tokens: int = 0  # prompt tokens read to answer a `Measure`
-    groups: int = 0
-    informative_groups: int = 0
-    empty_steps: int = 0  # steps whose kept groups had no reward variance at all
-    abandoned_steps: int = 0  # steps in which the strategy had to be stopped
-
-
-@dataclass
-class StepOutcome:
-    """One step as it went: the groups to train on and all that was generated for them."""
-
-    kept: list[Group]
-    generated: list[Group] = field(default_factory=list)
-
-    @property
-    def signal_rate(self) -> float:
-        """Share of the generated groups with reward variance; NaN if none was generated."""
-        if not self.generated:
-            return float("nan")
-        return sum(group.informative for group in self.generated) / len(self.generated)
-
-
-class Driver:
+class Driver(StepRunner):
     """Keeps one strategy, its stream of prompts and its ledger together.
 
     Args:
@@ -69,11 +49,19 @@ class Driver:
         can_measure: quantities that `measure` will be able to answer.
         discount: factor on a prompt's older rewards at each visit; None takes the strategy's
             `ledger_discount`.
+        feedback_delay: `step` chooses so many steps ahead, as an engine must that generates while
+            it trains: what a step rolls out is decided when the groups of that many steps before
+            it are not known yet.
+        withhold_in_flight: the stream does not offer prompts whose rollouts are on their way.
+        restorable: steps in flight are saved so that their strategy can go on with them, at the
+            cost of a copy of its state and of the rest of the epoch for each of them. Else the
+            groups of such a step are trained on as they come once the state is loaded.
 
     Attributes:
         strategy: with all that it has learned.
         ledger: what is known about each prompt.
         spent: totals.
+        flights: the steps in flight, the oldest first.
 
     Raises:
         UserError: the strategy needs a quantity that this driver cannot measure, or a
@@ -88,6 +76,9 @@ class Driver:
         max_rounds: int = MAX_ROUNDS,
         can_measure: frozenset[str] = frozenset(),
         discount: float | None = None,
+        feedback_delay: int = 0,
+        withhold_in_flight: bool = True,
+        restorable: bool = True,
     ) -> None:
         missing = strategy.measures - can_measure
         if missing:
@@ -96,90 +87,176 @@ class Driver:
                 "which this engine cannot measure; choose another strategy"
             )
         strategy.can_measure = can_measure
-        self.strategy = strategy
-        self._untouched = deepcopy(strategy)
-        self.stream = stream
         faded = strategy.ledger_discount if discount is None else discount
         check_discount(faded)
-        self.ledger = Ledger(stream.size, discount=faded)
+        super().__init__(strategy, stream, Ledger(stream.size, faded), withhold_in_flight)
+        self._untouched = deepcopy(strategy)
         self.max_rounds = max_rounds
-        self.spent = Spent(rollouts=strategy.prepaid_rollouts)
+        self.feedback_delay = feedback_delay
+        self.restorable = restorable
 
     def change_pool(self, stream: PromptStream) -> None:
         """Go on with other prompts: what was known of the old ones is forgotten, the totals stay.
 
+        Steps in flight are dropped.
+
         Args:
             stream: of the new pool.
         """
-        old, self.stream = self.ledger, stream
+        for flight in self.flights:
+            self.drop(flight)
+        old = self.ledger
         self.strategy = deepcopy(self._untouched)
-        self.ledger = Ledger(stream.size, discount=old.discount)
+        self._take_pool(stream, Ledger(stream.size, discount=old.discount))
         self.ledger.step = old.step
         self.ledger.policy_entropy = old.policy_entropy
         self.ledger.initial_entropy = old.initial_entropy
 
+    # -- one step after the other -----------------------------------------------------------
+
     def step(self, rollout: Rollout, measure: Answer | None = None) -> StepOutcome:
         """Run the strategy for one optimiser step.
+
+        With a `feedback_delay` the step was chosen that many steps ago, and another one is chosen
+        first; what it rolls out, it rolls out now.
 
         Args:
             rollout: turns requests into finished groups, in the same order.
             measure: answers a `Measure` with one value per prompt, and says how many prompt tokens
                 it read for that.
         """
-        generated: list[Group] = []
-        plan = self.strategy.step(self.stream, self.ledger)
-        answer: Any = None
-        kept: list[Group] | None = None
-        for _ in range(self.max_rounds):
-            try:
-                asked = plan.send(answer)
-            except StopIteration as stop:
-                kept = list(stop.value or [])
-                break
-            if isinstance(asked, Measure):
-                assert measure is not None  # checked against `measures` at set-up
-                answer, tokens = measure(asked)
-                self.spent.measured_tokens += tokens
-            else:
-                answer = self._roll_out(asked, rollout)
-                generated.extend(answer)
-        if kept is None:
-            plan.close()
-            kept = [group for group in generated if group.informative] or generated[-1:]
-            self.spent.abandoned_steps += 1
-            logger.warning(
-                "strategy %s asked for more than %d rounds in one step; training on the %d groups "
-                "at hand",
-                self.strategy.name,
-                self.max_rounds,
-                len(kept),
-            )
-        self._account(kept)
-        self.ledger.end_step()
-        return StepOutcome(kept, generated)
+        while len(self._flights) <= self.feedback_delay:
+            self._begin(measure, saved=self.restorable and self.feedback_delay > 0)
+        flight = next(iter(self._flights.values()))
+        begun = self._turn_to(flight)
+        try:
+            while flight.outcome is None:
+                if any(flight.arrived):  # a part of it had come before the run was resumed
+                    self.deliver(flight, rollout(flight.open), measure)
+                else:
+                    self._answer(flight, rollout(flight.asked), measure)
+        except BaseException:
+            if not self.feedback_delay:  # another try is to begin where this one did
+                self._remove(flight)
+                begun = flight.index
+            raise
+        finally:
+            self.ledger.step = begun
+        return self.finish(flight)
 
-    def _roll_out(self, requests: list[Request], rollout: Rollout) -> list[Group]:
-        size = self.stream.size
-        for request in requests:
-            if not 0 <= request.prompt_id < size or request.num_rollouts < 1:
-                raise UserError(
-                    f"strategy {self.strategy.name!r} made an impossible request: {request}; "
-                    f"prompt ids run from 0 to {size - 1} and rollouts from 1"
-                )
-        groups = rollout(requests) if requests else []
-        self.ledger.observe(groups)
-        spent = self.spent
-        spent.groups += len(groups)
-        for group in groups:
-            spent.informative_groups += group.informative
-            spent.rollouts += group.num_rollouts
-            spent.generated_tokens += sum(group.tokens.tolist())
-        return groups
+    @property
+    def steps_done(self) -> int:
+        """Steps that `step` has finished; with a `feedback_delay` more were begun."""
+        return next(iter(self._flights), self.ledger.step)
 
-    def _account(self, kept: list[Group]) -> None:
-        self.spent.kept += sum(group.num_kept for group in kept)
-        if not any(group.informative for group in kept):
-            self.spent.empty_steps += 1
+    # -- several steps at once --------------------------------------------------------------
+
+    def begin(self, measure: Answer | None = None) -> Flight:
+        """Begin another step, however many are in flight; its `open` is what it asks for.
+
+        Args:
+            measure: as in `step`.
+        """
+        return self._begin(measure, saved=self.restorable)
+
+    def deliver(
+        self, flight: Flight, groups: Iterable[Group], measure: Answer | None = None
+    ) -> list[Request]:
+        """Hand over finished groups of a step in flight, in any order.
+
+        The ledger notes them at once; the strategy goes on when its round is complete. A group may
+        be a part of what was asked for, the rest is still awaited. Rollouts that nobody waits for
+        are counted as surplus and noted nowhere.
+
+        Args:
+            flight: the step they were asked for.
+            groups: finished ones.
+            measure: as in `step`.
+
+        Returns:
+            The requests of the next round, where there is one.
+        """
+        begun = self._turn_to(flight)
+        try:
+            for group in groups:
+                if flight.outcome is None and flight.take(group):
+                    self._awaits(group.prompt_id, -group.num_rollouts)
+                    self._note(flight, [group])
+                else:
+                    self._count(group)
+                    self.spent.surplus_rollouts += group.num_rollouts
+            done = flight.outcome is not None or flight.open
+            return [] if done else self._go_on(flight, measure)
+        finally:
+            self.ledger.step = begun
+
+    def begin_chosen(self, requests: list[Request]) -> Flight:
+        """Begin a step of one round that is chosen already, and that keeps what comes.
+
+        Args:
+            requests: of the round.
+        """
+        flight = Flight(self.ledger.step, ENDED, rounds=1, only_round=True)
+        self._flights[flight.index] = flight
+        self.ledger.step += 1
+        self._ask(flight, requests)
+        return flight
+
+    def deliver_to(self, flights: Sequence[Flight], groups: Sequence[Group]) -> None:
+        """Hand over the whole groups of several steps of `begin_chosen`, one request each.
+
+        As `deliver`, and faster than one by one.
+        """
+        self.ledger.observe_steps(groups, np.array([flight.index for flight in flights]))
+        for flight, group in zip(flights, groups, strict=True):
+            self._awaits(group.prompt_id, -group.num_rollouts)
+            self._count(group)
+            flight.arrived[0] = group
+            flight.generated.append(group)
+            self._complete(flight, [group])
+
+    def ask_again(self, flight: Flight) -> list[Request]:
+        """What has not come of a step, to be sent out once more; it is counted."""
+        self.spent.asked_again += sum(request.num_rollouts for request in flight.open)
+        return flight.open
+
+    def give_up(self, flight: Flight, measure: Answer | None = None) -> list[Request]:
+        """Wait no longer for what is still open in a step: the strategy goes on without it.
+
+        Where a part of a group has come, that part is the group; where nothing has, the strategy
+        gets a group without rollouts, which is trained on nowhere.
+
+        Returns:
+            The requests of the next round, where there is one.
+        """
+        flight.lossy = True
+        self._lose(flight)
+        begun = self._turn_to(flight)
+        try:
+            return self._go_on(flight, measure)
+        finally:
+            self.ledger.step = begun
+
+    def finish(self, flight: Flight) -> StepOutcome:
+        """Take a step's outcome; steps may be finished in any order.
+
+        Raises:
+            ValueError: it still waits for rollouts.
+        """
+        if flight.outcome is None:
+            raise ValueError(f"step {flight.index} still waits for {flight.open}")
+        self._remove(flight)
+        return flight.outcome
+
+    def drop(self, flight: Flight) -> None:
+        """Give up a step as a whole; what has not come of it is offered again before the rest."""
+        if flight.outcome is None:
+            self.stream.put_back([request.prompt_id for request in flight.open])
+            self._lose(flight)
+        self.spent.dropped_steps += 1
+        self._remove(flight)
+
+    # -- saving -----------------------------------------------------------------------------
 
     def state_dict(self, pack: Handles = tuple) -> dict[str, Any]:
         """Plain values and arrays.
@@ -187,18 +264,25 @@ class Driver:
         Args:
             pack: makes them of the handles of groups that the strategy holds.
         """
-        return {
+        state = {
             "strategy_name": self.strategy.name,
-            "strategy": _pack_groups(self.strategy.state_dict(), pack),
+            "strategy": pack_groups(self.strategy.state_dict(), pack),
             "stream": self.stream.state_dict(),
             "ledger": self.ledger.state_dict(),
             "spent": asdict(self.spent),
         }
+        if self._flights:
+            state["flights"] = pack_groups(pack_flights(self.flights, self._past), pack)
+        return state
 
     def load_state_dict(
         self, state: dict[str, Any], unpack: Handles = tuple, moves: Moves | None = None
     ) -> None:
         """Continue where the saved driver stood.
+
+        Steps that were in flight are in flight again, and wait for what had not come; the engine
+        asks for it again (`ask_again`), or `step` does. Where the strategy cannot go on with a step
+        its groups are trained on as they come; where prompts have moved the step is dropped.
 
         Args:
             unpack: makes handles of what `pack` gave.
@@ -215,33 +299,20 @@ class Driver:
             )
         self.stream.load_state_dict(state["stream"], moves)
         self.ledger.load_state_dict(state["ledger"])
-        self.strategy.load_state_dict(_unpack_groups(state["strategy"], unpack))
+        self.strategy.load_state_dict(unpack_groups(state["strategy"], unpack))
         if moves is not None:
             self.ledger.move(moves)
             self.strategy.move(moves)
         self.spent = Spent(**state["spent"])
-
-
-_GROUP = "__group__"
-
-
-def _pack_groups(value: Any, pack: Handles) -> Any:
-    if isinstance(value, Group):
-        plain = {f.name: getattr(value, f.name) for f in fields(value)}
-        return {_GROUP: plain | {"handle": pack(value.handle)}}
-    if isinstance(value, dict):
-        return {key: _pack_groups(inner, pack) for key, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_pack_groups(inner, pack) for inner in value]
-    return value
-
-
-def _unpack_groups(value: Any, unpack: Handles) -> Any:
-    if isinstance(value, dict):
-        if set(value) == {_GROUP}:
-            plain = value[_GROUP]
-            return Group(**(plain | {"handle": unpack(plain["handle"])}))
-        return {key: _unpack_groups(inner, unpack) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_unpack_groups(inner, unpack) for inner in value]
-    return value
+        self._flights, self._speaker = {}, None
+        self.ledger.in_flight.clear()
+        saved = unpack_groups(state.get("flights", []), unpack)
+        found, self._past = restarted(saved, self.strategy, self.stream, self.ledger, moves)
+        for flight in found:
+            self._flights[flight.index] = flight
+            for request in flight.open:
+                self._awaits(request.prompt_id, request.num_rollouts)
+            if moves is not None and flight.outcome is None:
+                self.drop(flight)
+            else:
+                self.spent.plain_steps += flight.plain

@@ -1,71 +1,22 @@
 """What is known about each prompt, as NumPy columns: 52 bytes a prompt."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
+from dopr.core.ledger_columns import COLUMNS as _COLUMNS
+from dopr.core.ledger_columns import ObservedGroup, add_rounded, join_means
 from dopr.core.moves import Moves
 
 VolatilityKind = Literal["total", "within", "between"]
 VOLATILITY_KINDS: tuple[VolatilityKind, ...] = ("total", "within", "between")
 
-_COLUMNS: dict[str, type] = {
-    "visits": np.int32,  # steps in which the prompt was rolled out
-    "rollouts": np.int32,
-    "last_step": np.int32,  # -1: never
-    "tokens": np.int64,  # generated tokens spent on it
-    "weight": np.float32,  # discounted number of rewards
-    "mean": np.float32,  # discounted mean reward
-    "squares": np.float32,  # discounted sum of squared deviations from that mean
-    "group_weight": np.float32,  # the same three over the means of the visits
-    "group_mean": np.float32,
-    "group_squares": np.float32,
-    "within": np.float32,  # reward variance inside the last group
-    "entropy": np.float32,  # mean token entropy of the last rollouts in nats, NaN: unknown
-}
-
-
 # From so many groups on, joining them into arrays costs less than going one by one.
 _TOGETHER_FROM = 6
-
-
-class ObservedGroup(Protocol):
-    """What the ledger reads of a finished group."""
-
-    @property
-    def prompt_id(self) -> int: ...
-    @property
-    def rewards(self) -> NDArray[np.float64]: ...
-    @property
-    def scored(self) -> NDArray[np.float64]: ...
-    @property
-    def num_rollouts(self) -> int: ...
-    @property
-    def tokens(self) -> NDArray[np.int64]: ...
-    @property
-    def entropy(self) -> float: ...
-
-
-def _join(weight: Any, delta: Any, count: int) -> tuple[Any, Any]:
-    """How far `count` rewards move a weighted mean, and what that adds to its squares.
-
-    Args:
-        weight: of the mean so far; a number or an array, as is all that follows.
-        delta: mean of the new rewards minus the mean so far.
-    """
-    total = weight + count
-    return delta * count / total, delta * delta * weight * count / total
-
-
-def _add(column: NDArray[np.float32], i: int, gain: float) -> None:
-    """`column[i] += gain`, the gain rounded to float32 first as it is in arrays."""
-    before = column.item(i)
-    column[i] = gain
-    column[i] = before + column.item(i)
 
 
 def check_discount(value: float | None) -> None:
@@ -86,7 +37,9 @@ class Ledger:
         discount: factor in (0, 1] on everything known about a prompt each time it is visited again.
 
     Attributes:
-        step: number of steps observed so far.
+        step: number of the step that is worked on; between steps, how many were begun.
+        in_flight: rollouts asked for and not there yet, by prompt; kept by the driver.
+        before_change: called with the rows that are about to change, where somebody wants to know.
         mean, visits, ...: the columns, each of shape (size,); see `_COLUMNS`.
     """
 
@@ -107,6 +60,8 @@ class Ledger:
         self.size = size
         self.discount = discount
         self.step = 0
+        self.in_flight: dict[int, int] = {}
+        self.before_change: Callable[[NDArray[np.int64]], None] | None = None
         for column, dtype in _COLUMNS.items():
             setattr(self, column, np.zeros(size, dtype=dtype))
         self.last_step.fill(-1)
@@ -122,24 +77,50 @@ class Ledger:
 
     # -- learning ---------------------------------------------------------------------------
 
-    def observe(self, groups: Iterable[ObservedGroup]) -> None:
+    def observe(self, groups: Iterable[ObservedGroup], visited: set[int] | None = None) -> None:
         """Write back finished groups of the current step.
 
         Several groups of one prompt in one step are one visit. Rewards that could not be scored
         (NaN) are left out; their rollouts and tokens still count as spent.
+
+        Args:
+            groups: in any order; those of a step that began earlier may come later.
+            visited: prompts that this step has visited before, to which these are added. Needed
+                where steps overlap; else the ledger knows by itself.
         """
         groups = list(groups)
-        if len(groups) < _TOGETHER_FROM or not self._observe_together(groups):
+        if self.before_change is not None:
+            self.before_change(np.array([group.prompt_id for group in groups], dtype=np.int64))
+        if len(groups) < _TOGETHER_FROM or not self._observe_together(groups, visited):
             for group in groups:
-                self._observe_one(group)
+                self._observe_one(group, visited)
 
-    def _observe_one(self, group: ObservedGroup) -> None:
+    def observe_steps(self, groups: Sequence[ObservedGroup], steps: NDArray[np.int64]) -> None:
+        """Write back the only groups of several steps at once.
+
+        Args:
+            groups: one a step.
+            steps: shape (k,), the number of each one's step.
+        """
+        if self.before_change is not None:
+            self.before_change(np.array([group.prompt_id for group in groups], dtype=np.int64))
+        if len(groups) < _TOGETHER_FROM or not self._observe_together(groups, None, steps):
+            begun = self.step
+            for group, self.step in zip(groups, steps.tolist(), strict=True):
+                self._observe_one(group, None)
+            self.step = begun
+
+    def _observe_one(self, group: ObservedGroup, visited: set[int] | None) -> None:
         i, rewards = group.prompt_id, group.rewards
         before = self._variances(i)
-        again_this_step = self.last_step.item(i) == self.step
+        last_step = self.last_step.item(i)
+        again_this_step = last_step == self.step
+        if visited is not None:
+            again_this_step = again_this_step or i in visited
+            visited.add(i)
         self.rollouts[i] = self.rollouts.item(i) + len(rewards)
         self.tokens[i] = self.tokens.item(i) + sum(group.tokens.tolist())
-        self.last_step[i] = self.step
+        self.last_step[i] = max(self.step, last_step)
         if not again_this_step:
             self._count_visit(i)
         total = float(np.add.reduce(rewards))
@@ -150,10 +131,15 @@ class Ledger:
             self._merge(i, rewards, total / len(rewards), again_this_step)
         for kind, old, new in zip(VOLATILITY_KINDS, before, self._variances(i), strict=True):
             self._variance_sums[kind] += new - old
-        if not math.isnan(group.entropy):
-            self.observe_entropy(i, group.entropy)
+        if not math.isnan(group.entropy) and last_step <= self.step:
+            self._set_entropy(i, group.entropy)
 
-    def _observe_together(self, groups: Sequence[ObservedGroup]) -> bool:
+    def _observe_together(
+        self,
+        groups: Sequence[ObservedGroup],
+        visited: set[int] | None,
+        steps: NDArray[np.int64] | None = None,
+    ) -> bool:
         """All groups at once: the same columns, to the last bit, as one by one.
 
         The running sums of variances agree to rounding in float64. Returns False, and does
@@ -168,13 +154,18 @@ class Ledger:
         ids = np.array(rows, dtype=np.int64)
         rewards = np.concatenate(all_rewards).reshape(len(ids), count)
         mean = np.add.reduce(rewards, axis=1) / count
-        if math.isnan(mean.dot(mean)) or self.step in self.last_step[ids].tolist():
+        step: Any = self.step if steps is None else steps
+        if math.isnan(mean.dot(mean)) or (self.last_step[ids] >= step).any():
             return False
+        if visited is not None:
+            if not visited.isdisjoint(rows):
+                return False
+            visited.update(rows)
         tokens = np.concatenate([group.tokens for group in groups]).reshape(len(ids), count)
         before = self._variances_of(ids)
         self.rollouts[ids] += count
         self.tokens[ids] += np.add.reduce(tokens, axis=1)
-        self.last_step[ids] = self.step
+        self.last_step[ids] = step
         self.visited_count += int(np.count_nonzero(self.visits[ids] == 0))
         self.visits[ids] += 1
         for column in (self.weight, self.squares, self.group_weight, self.group_squares):
@@ -184,7 +175,7 @@ class Ledger:
             self._variance_sums[kind] += float(np.add.reduce(new - old))
         for group in groups:
             if not math.isnan(group.entropy):
-                self.observe_entropy(group.prompt_id, group.entropy)
+                self._set_entropy(group.prompt_id, group.entropy)
         return True
 
     def end_step(self) -> None:
@@ -193,6 +184,11 @@ class Ledger:
 
     def observe_entropy(self, prompt_id: int, entropy: float) -> None:
         """Note the mean token entropy (nats) of a prompt's last rollouts."""
+        if self.before_change is not None:
+            self.before_change(np.array([prompt_id], dtype=np.int64))
+        self._set_entropy(prompt_id, entropy)
+
+    def _set_entropy(self, prompt_id: int, entropy: float) -> None:
         old = self.entropy.item(prompt_id)
         if math.isnan(old):
             self._entropy_count += 1
@@ -203,6 +199,8 @@ class Ledger:
 
     def observe_policy_entropy(self, entropy: float) -> None:
         """Note the mean token entropy (nats) of the whole training batch."""
+        if self.before_change is not None:
+            self.before_change(np.empty(0, dtype=np.int64))
         self.policy_entropy = entropy
         if np.isnan(self.initial_entropy):
             self.initial_entropy = entropy
@@ -229,21 +227,22 @@ class Ledger:
         values = rewards.tolist() if few else [float(rewards.min()), float(rewards.max())]
         self.reward_low = min(self.reward_low, min(values))
         self.reward_high = max(self.reward_high, max(values))
-        self.within[i] = squares / count
+        if self.last_step.item(i) == self.step:  # else a later step's group came before
+            self.within[i] = squares / count
 
         weight = self.weight.item(i)
-        shift, extra = _join(weight, mean - self.mean.item(i), count)
+        shift, extra = join_means(weight, mean - self.mean.item(i), count)
         self.weight[i] = weight + count
-        _add(self.mean, i, shift)
-        _add(self.squares, i, squares + extra)
+        add_rounded(self.mean, i, shift)
+        add_rounded(self.squares, i, squares + extra)
 
         if again_this_step:
             return  # `between` compares visits; the first group of a visit stands for it
         weight = self.group_weight.item(i)
-        shift, extra = _join(weight, mean - self.group_mean.item(i), 1)
+        shift, extra = join_means(weight, mean - self.group_mean.item(i), 1)
         self.group_weight[i] = weight + 1
-        _add(self.group_mean, i, shift)
-        _add(self.group_squares, i, extra)
+        add_rounded(self.group_mean, i, shift)
+        add_rounded(self.group_squares, i, extra)
 
     def _merge_together(
         self, ids: NDArray[np.int64], rewards: NDArray[np.float64], mean: NDArray[np.float64]
@@ -256,13 +255,13 @@ class Ledger:
         self.within[ids] = squares / count
 
         weight = self.weight[ids].astype(np.float64)
-        shift, extra = _join(weight, mean - self.mean[ids], count)
+        shift, extra = join_means(weight, mean - self.mean[ids], count)
         self.weight[ids] = weight + count
         self.mean[ids] += shift.astype(np.float32)
         self.squares[ids] += (squares + extra).astype(np.float32)
 
         weight = self.group_weight[ids].astype(np.float64)
-        shift, extra = _join(weight, mean - self.group_mean[ids], 1)
+        shift, extra = join_means(weight, mean - self.group_mean[ids], 1)
         self.group_weight[ids] = weight + 1
         self.group_mean[ids] += shift.astype(np.float32)
         self.group_squares[ids] += extra.astype(np.float32)
@@ -333,7 +332,11 @@ class Ledger:
 
     def state_dict(self) -> dict[str, Any]:
         """The columns as copies, and the running sums."""
-        state: dict[str, Any] = {column: getattr(self, column).copy() for column in _COLUMNS}
+        return self.rows(slice(None))
+
+    def rows(self, rows: Any) -> dict[str, Any]:
+        """The columns of some rows as copies, and the running sums."""
+        state: dict[str, Any] = {c: getattr(self, c)[rows].copy() for c in _COLUMNS}
         state["scalars"] = {
             "size": self.size,
             "discount": self.discount,
@@ -353,6 +356,15 @@ class Ledger:
         """Continue where the saved ledger stood."""
         for column, dtype in _COLUMNS.items():
             setattr(self, column, np.array(state[column], dtype=dtype))
+        self._load_scalars(state)
+
+    def load_rows(self, ids: NDArray[np.int64], state: dict[str, Any]) -> None:
+        """Put what `rows` gave back into the same rows, shape (k,)."""
+        for column in _COLUMNS:
+            getattr(self, column)[ids] = state[column]
+        self._load_scalars(state)
+
+    def _load_scalars(self, state: dict[str, Any]) -> None:
         scalars = dict(state["scalars"])
         self._variance_sums = dict(scalars.pop("variance_sums"))
         self._entropy_sum = scalars.pop("entropy_sum")

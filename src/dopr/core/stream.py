@@ -1,5 +1,6 @@
 """The order in which prompts are drawn: without replacement, epoch after epoch, never dry."""
 
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ class PromptStream:
         rng: generator for tie breaks and draws of the strategies; saved with the stream.
         categories: shape (size,), a number for the kind of each prompt (its source or subject); all
             0 where nothing is known.
+        withheld: prompts that are not offered now, such as those whose rollouts are on their way;
+            their turn comes when they are free again. Where not even half of a draw is free they
+            are offered all the same: a stream never runs dry.
 
     Raises:
         UserError: the pool is empty.
@@ -37,9 +41,54 @@ class PromptStream:
         self.rng = np.random.default_rng([seed, 1])
         self._ahead = np.empty(0, dtype=np.int64)
         self._position = 0
+        self.withheld: dict[int, int] = {}
+        self._put_off: list[int] = []  # offered to nobody yet, since they were withheld
 
     def draw(self, count: int) -> NDArray[np.int64]:
-        """The next `count` prompt ids; distinct while `count` is at most the pool's size."""
+        """The next `count` prompt ids; distinct while `count` is at most the pool's size.
+
+        Fewer, but at least half of them, where no others are free of those withheld.
+        """
+        if self.withheld or self._put_off:
+            return self._draw_free(count)
+        return self._draw_next(count)
+
+    def _draw_free(self, count: int) -> NDArray[np.int64]:
+        """The next prompts that are not withheld, first those whose turn was before."""
+        if not self._put_off and 0 < count <= len(self._ahead) - self._position:
+            drawn = self._draw_next(count)
+            if self.withheld.keys().isdisjoint(drawn.tolist()):
+                return drawn
+            turn = deque(drawn.tolist())
+        else:
+            turn = deque(self._put_off)
+        self._put_off = []
+        chosen: list[int] = []
+        met: set[int] = set()
+        left = 2 * self.size  # draws that start in the middle of an epoch still see every prompt
+        while turn or (len(chosen) < count and left > 0):
+            if not turn:
+                turn.extend(self._draw_next(min(count - len(chosen), left)).tolist())
+                left -= len(turn)
+            i = turn.popleft()
+            if i not in met:
+                free = i not in self.withheld and len(chosen) < count
+                (chosen if free else self._put_off).append(i)
+            met.add(i)
+        lacking = count - len(chosen)
+        if lacking > len(
+            chosen
+        ):  # all others are withheld: those, and where the pool is small it again
+            chosen += self._put_off[:lacking]
+            del self._put_off[:lacking]
+            chosen += self._draw_next(count - len(chosen)).tolist()
+        return np.array(chosen, dtype=np.int64)
+
+    def put_back(self, ids: list[int]) -> None:
+        """Offer prompts again, before all others: what was asked of them never came."""
+        self._put_off = list(dict.fromkeys([*ids, *self._put_off]))
+
+    def _draw_next(self, count: int) -> NDArray[np.int64]:
         if 0 < count <= len(self._ahead) - self._position:
             self._position += count
             return self._ahead[self._position - count : self._position]
@@ -73,7 +122,7 @@ class PromptStream:
 
     def state_dict(self) -> dict[str, Any]:
         """What is left of the epoch, and the state of both generators."""
-        return {
+        state = {
             "size": self.size,
             "epoch": self.epoch,
             # Half the bytes: of a million prompts eight megabytes would be the order alone.
@@ -81,6 +130,7 @@ class PromptStream:
             "order_rng": self._order.bit_generator.state,
             "choice_rng": self.rng.bit_generator.state,
         }
+        return state | ({"put_off": list(self._put_off)} if self._put_off else {})
 
     def load_state_dict(self, state: dict[str, Any], moves: Moves | None = None) -> None:
         """Continue where the saved stream stood.
@@ -100,10 +150,13 @@ class PromptStream:
         self.epoch = int(state["epoch"])
         self._ahead = np.asarray(state["ahead"], dtype=np.int64)
         self._position = 0
+        self._put_off = [int(i) for i in state.get("put_off", ())]
         self._order.bit_generator.state = state["order_rng"]
         self.rng.bit_generator.state = state["choice_rng"]
         if moves is not None:
             self._ahead, _ = moves.ids(self._ahead)
+            put_off, _ = moves.ids(np.array(self._put_off, dtype=np.int64))
+            self._put_off = put_off.tolist()
             if self.epoch >= 0 and len(moves.new):
                 self._ahead = self._order.permutation(np.concatenate([self._ahead, moves.new]))
 

@@ -52,7 +52,8 @@ class StepLog:
 
 def choice_metrics(driver: Driver, outcome: StepOutcome) -> dict[str, float]:
     """What was chosen in a step and what came of it."""
-    return driver.strategy.metrics() | {"select/signal_rate": outcome.signal_rate}
+    said = driver.strategy.metrics() if outcome.metrics is None else outcome.metrics
+    return said | {"select/signal_rate": outcome.signal_rate}
 
 
 def totals(driver: Driver) -> dict[str, float]:

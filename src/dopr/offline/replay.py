@@ -53,6 +53,8 @@ class ReplaySettings:
         seeds: runs of each strategy, with seeds 0, 1, ...
         visits: how often every learnable prompt must be visited in `rollouts_to_see_learnable`.
         recorded_once: see `RecordedPolicy`.
+        feedback_delay: steps after which the groups of a step are known, see `Driver`.
+        withhold_in_flight: do not offer prompts whose rewards are not in, see `Driver`.
         jobs: processes that share the runs; the result does not depend on it.
     """
 
@@ -62,6 +64,8 @@ class ReplaySettings:
     seeds: int = 4
     visits: int = 1
     recorded_once: bool = False
+    feedback_delay: int = 0
+    withhold_in_flight: bool = True
     jobs: int = 1
 
     def check(self) -> None:
@@ -71,6 +75,7 @@ class ReplaySettings:
             UserError: naming the setting and its limit.
         """
         at_least(self, 1, "rollouts", "group_size", "prompts_per_step", "seeds", "visits", "jobs")
+        at_least(self, 0, "feedback_delay")
 
     def resolve(self, history: History) -> "ReplaySettings":
         """The same with budget and group size filled in from the record."""
@@ -124,7 +129,7 @@ class Tally:
             "kept_share": finite(spent.kept / (self.rollouts or np.nan)),
             "rollouts_to_see_learnable": self._seen_at,
             "rollouts": spent.rollouts,
-            "steps": ledger.step,
+            "steps": self._driver.steps_done,
             "abandoned_steps": spent.abandoned_steps,
         }
 
@@ -144,13 +149,20 @@ def replay_once(
         UserError: the strategy needs something of the policy that no record holds.
     """
     assert settings.rollouts is not None
-    driver = Driver(strategy, PromptStream(history.size, seed), can_measure=CAN_MEASURE)
+    driver = Driver(
+        strategy,
+        PromptStream(history.size, seed),
+        can_measure=CAN_MEASURE,
+        feedback_delay=settings.feedback_delay,
+        withhold_in_flight=settings.withhold_in_flight,
+        restorable=False,
+    )
     policy = RecordedPolicy(history, settings.rollouts, seed, settings.recorded_once)
     tally, idle = Tally(history, settings.visits, driver), 0
     with _quiet_driver():
         while driver.spent.rollouts < settings.rollouts and idle < _IDLE_STEPS:
             # Rollouts paid for before the run count towards the budget, but train nothing here.
-            policy.begin_step(driver.ledger.step, tally.rollouts)
+            policy.begin_step(driver.steps_done, tally.rollouts)
             outcome = driver.step(policy.roll_out, policy.measure)
             idle = 0 if outcome.generated else idle + 1
             tally.note(outcome, policy)

@@ -20,12 +20,19 @@ MANIFEST_FILE = "dopr_manifest.json"
 FORMAT_VERSION = 1
 
 
-def save_state(folder: Path, state: dict[str, Any]) -> None:
-    """Write nested plain values as JSON and their arrays as an npz file without pickles."""
+def save_state(folder: Path, state: dict[str, Any], compress: bool = True) -> None:
+    """Write nested plain values as JSON and their arrays as an npz file without pickles.
+
+    Args:
+        folder: where to.
+        state: what.
+        compress: smaller files, many times as slowly.
+    """
     arrays: dict[str, np.ndarray] = {}
     plain = _split_arrays(state, "", arrays)
     with open(folder / ARRAYS_FILE, "wb") as file:
-        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+        save = np.savez_compressed if compress else np.savez
+        save(file, **arrays)  # type: ignore[arg-type]
     (folder / STATE_FILE).write_text(json.dumps({"version": FORMAT_VERSION, "state": plain}))
 
 

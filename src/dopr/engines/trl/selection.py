@@ -36,6 +36,11 @@ class MethodSettings:
         empty_update: what to do in a step whose groups all lack reward variance. `take` the
             optimiser step on what there is, as TRL does (momentum and decay still act), or `skip`
             it. A step with nothing to train on at all is always skipped.
+        feedback_delay: choose so many batches of rollouts ahead, as an engine must that generates
+            while it trains: what is rolled out is decided while the rewards of so many batches
+            before it are not known yet. What is chosen in the loader's order rests on no reward,
+            and is not chosen ahead. For studies of such engines; 0 knows all there is.
+        withhold_in_flight: do not offer prompts that are chosen and whose rewards are not in.
         fast_decoding: sample with our own decoding loop where the model allows
             (`dopr.policy.decoding`); it spends less between the tokens.
     """
@@ -66,6 +71,12 @@ class MethodSettings:
         default="take",
         metadata={"help": "Updates of steps without variance.", "choices": ("take", "skip")},
     )
+    feedback_delay: int = field(
+        default=0, metadata={"help": "Choose so many batches of rollouts ahead."}
+    )
+    withhold_in_flight: bool = field(
+        default=True, metadata={"help": "Do not offer prompts whose rewards are not in."}
+    )
     fast_decoding: bool = field(
         default=True, metadata={"help": "Sample with our own decoding loop where possible."}
     )
@@ -79,6 +90,7 @@ def check_method(settings: MethodSettings) -> None:
     """
     check_choices(settings, MethodSettings)
     check_discount(settings.ledger_discount)
+    at_least(settings, 0, "feedback_delay")
     if settings.ibro_coefficient is not None and settings.ibro_coefficient < 0:
         raise UserError(f"ibro_coefficient is {settings.ibro_coefficient}; it must not be negative")
 

@@ -189,4 +189,6 @@ def make_driver(
         max_rounds=settings.max_rounds,
         can_measure=can_measure,
         discount=discount,
+        feedback_delay=0 if isinstance(stream, OfferedStream) else settings.feedback_delay,
+        withhold_in_flight=settings.withhold_in_flight,
     )

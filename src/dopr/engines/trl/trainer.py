@@ -175,9 +175,8 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         self._take_loader_order()
         self._entropy_totals.flush(self.driver.ledger)
         self._renew_window()
-        step = self.driver.ledger.step
         outcome = self.driver.step(self._roll_out, self._measure)
-        check_fresh(outcome.kept, self.driver.strategy, step)
+        check_fresh(outcome.kept, self.driver.strategy, outcome.step)
         self._log_choice(outcome)
         return self._assemble(outcome)
 

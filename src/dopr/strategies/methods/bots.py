@@ -13,7 +13,13 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
-from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
+from dopr.strategies.parts.candidates import (
+    at_least_one,
+    in_unit_interval,
+    nearest,
+    requests_for,
+    withheld_ids,
+)
 from dopr.strategies.parts.posterior import sized, success_rate
 
 Array = NDArray[np.float64]
@@ -80,6 +86,7 @@ class BOTS(Strategy):
         self._counts = sized(self._counts, prompts.size, 1.0)
         alpha, beta = self._counts.T
         rates = prompts.rng.beta(alpha, beta) if self.thompson else alpha / (alpha + beta)
+        rates[withheld_ids(prompts, self.prompts_per_step)] = np.inf
         chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng, self.tau)
         self._last = {"select/expected_success": float((alpha / (alpha + beta))[chosen].mean())}
         groups = yield requests_for(chosen, self.num_generations)

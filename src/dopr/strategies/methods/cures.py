@@ -105,19 +105,18 @@ class CurES(UnequalGroups):
         self, prompts: PromptStream, ledger: Ledger, wanted: int
     ) -> Generator[list[Request], Any, None]:
         """Roll out the pilots, in rounds about as large as a step."""
-        self._ids = prompts.draw(min(wanted * self.iteration_steps, prompts.size)).copy()
-        self._used = np.zeros(len(self._ids), dtype=np.bool_)
-        self._counts = np.zeros((len(self._ids), 2))
+        ids = prompts.draw(min(wanted * self.iteration_steps, prompts.size)).copy()
+        counts = np.zeros((len(ids), 2))  # another step in flight may begin an iteration too
         at_once = max(1, wanted * self.num_generations // self.pilots)
-        for start in range(0, len(self._ids), at_once):
-            groups: list[Group] = yield requests_for(
-                self._ids[start : start + at_once], self.pilots
-            )
+        for start in range(0, len(ids), at_once):
+            groups: list[Group] = yield requests_for(ids[start : start + at_once], self.pilots)
             for place, group in enumerate(groups, start):
                 outcomes = to_unit(group.scored, ledger)
                 right = np.count_nonzero(outcomes > self.right_above)
-                self._counts[place] = right, outcomes.size
-        self._last["select/pilots"] = float(len(self._ids) * self.pilots)
+                counts[place] = right, outcomes.size
+        self._ids, self._counts = ids, counts
+        self._used = np.zeros(len(ids), dtype=np.bool_)
+        self._last["select/pilots"] = float(len(ids) * self.pilots)
 
     def log_weights(self, counts: Array) -> Array:
         """sqrt(d (1 - d)) / t of prompts with so many right of so many rollouts, shape (k,).

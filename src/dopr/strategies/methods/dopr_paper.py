@@ -103,6 +103,27 @@ class DoPRPaper(Strategy):
         groups = yield self.requests(chosen)
         return groups
 
+    def choose_many(
+        self, prompts: PromptStream, ledger: Ledger, count: int
+    ) -> NDArray[np.int64] | None:
+        """The prompts of so many steps of one prompt that are begun at once, shape (count,).
+
+        Each is the best of candidates of its own. None where steps are not of that kind.
+
+        Args:
+            prompts: the stream.
+            ledger: what is known, for all of them.
+            count: steps.
+        """
+        total = count * self.candidates
+        plain = self.prompts_per_step == 1 and type(self).step is DoPRPaper.step
+        if not plain or total > prompts.size - len(prompts.withheld):
+            return None
+        drawn = prompts.draw(total)
+        scores = self.score(drawn, ledger).score.reshape(count, self.candidates)
+        # Candidates come in a random order, so that the first of equals is any of them.
+        return drawn.reshape(count, self.candidates)[np.arange(count), scores.argmax(axis=1)]
+
     def score(self, candidates: NDArray[np.int64] | None, ledger: Ledger) -> Scores:
         """Score candidates.
 

@@ -10,7 +10,13 @@ from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
+from dopr.strategies.parts.candidates import (
+    at_least_one,
+    in_unit_interval,
+    nearest,
+    requests_for,
+    withheld_ids,
+)
 from dopr.strategies.parts.prediction import Array, EmbeddingStrategy, attend
 
 
@@ -103,6 +109,8 @@ class DOTS(EmbeddingStrategy):
         predicted = self._predict(features, len(candidates), ledger)
         replayed = self._replay(prompts)
         count = self.prompts_per_step - len(replayed)
+        if self.candidates is None:
+            predicted[withheld_ids(prompts, count)] = np.inf
         chosen = nearest(predicted, self.target, count, prompts.rng, self.tau)
         groups = yield requests_for(candidates[chosen], self.num_generations)
         self._queue_up(groups)

@@ -10,7 +10,12 @@ from dopr.core.moves import prompt_ids
 from dopr.core.strategy import StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, requests_for
+from dopr.strategies.parts.candidates import (
+    at_least_one,
+    in_unit_interval,
+    requests_for,
+    withheld_ids,
+)
 from dopr.strategies.parts.prediction import PoolEmbeddings, RecentRewards, fit_linear_head
 
 Array = NDArray[np.float64]
@@ -65,10 +70,11 @@ class GPS(PoolEmbeddings, RecentRewards):
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         yield from self.embed_pool(prompts)
         rates = self.predict(ledger)
-        chosen = self.choose(rates, min(self.prompts_per_step, prompts.size), prompts.rng)
+        wanted = min(self.prompts_per_step, prompts.size)
+        chosen = self.choose(rates, wanted, prompts.rng, withheld_ids(prompts, wanted))
         self._last = {"select/predicted_success": float(rates[chosen].mean())}
-        groups = yield requests_for(chosen, self.num_generations)
         self._before = chosen
+        groups = yield requests_for(chosen, self.num_generations)
         self.remember(groups)
         return groups
 
@@ -81,17 +87,26 @@ class GPS(PoolEmbeddings, RecentRewards):
         head = fit_linear_head(features[self._seen], to_unit(self._rewards, ledger), self.penalty)
         return head.predict(features)
 
-    def choose(self, rates: Array, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    def choose(
+        self,
+        rates: Array,
+        count: int,
+        rng: np.random.Generator,
+        withheld: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.int64]:
         """A batch, one prompt after the other, shape (count,); ties fall by `rng`.
 
         Args:
             rates: predicted, shape (size,).
             count: prompts wanted, at most the pool's size.
             rng: the stream's generator.
+            withheld: prompts to leave out, see `withheld_ids`.
         """
         worth = -np.square(rates - self.target) + 1e-9 * rng.random(len(rates))
         if len(self._before):
             worth = worth + self.diversity * self._distances(self._before).mean(axis=1)
+        if withheld is not None:
+            worth[withheld] = -np.inf
         inside, chosen = np.zeros(len(rates)), np.empty(0, np.int64)
         for taken in range(count):
             score = worth + self.diversity * inside / max(taken, 1)

@@ -12,7 +12,13 @@ from dopr.core.moves import Moves, no_prompts, per_prompt
 from dopr.core.strategy import Group, Measure, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, in_unit_interval, nearest, requests_for
+from dopr.strategies.parts.candidates import (
+    at_least_one,
+    in_unit_interval,
+    nearest,
+    requests_for,
+    withheld_ids,
+)
 from dopr.strategies.parts.graph_rates import (
     GraphRates,
     likeness_graph,
@@ -85,10 +91,11 @@ class Graph(PoolEmbeddings):
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         estimate = yield from self._estimator(prompts)
         rates = estimate.rates()
+        rates[withheld_ids(prompts, self.prompts_per_step)] = np.inf
         chosen = nearest(rates, self.target, self.prompts_per_step, prompts.rng, self.tau)
         self._last = {"select/predicted_success": float(rates[chosen].mean())}
         groups = yield requests_for(chosen, self.num_generations)
-        self._note(estimate, groups, ledger)
+        self._note((yield from self._estimator(prompts)), groups, ledger)
         return groups
 
     def _estimator(self, prompts: PromptStream) -> Generator[Measure, Any, GraphRates]:

@@ -10,7 +10,7 @@ from dopr.core.moves import per_prompt
 from dopr.core.strategy import Group, Measure, StepPlan, Strategy, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.candidates import at_least_one, requests_for
+from dopr.strategies.parts.candidates import at_least_one, requests_for, withheld_ids
 
 
 @dataclass
@@ -71,14 +71,26 @@ class Oracle(Strategy):
             self._rates = np.full(prompts.size, np.nan)
             self._rates[ids] = found
             self._measured_at = ledger.step
-        chosen = self.choose(ledger, prompts.rng)
+        withheld = withheld_ids(prompts, self.prompts_per_step)
+        chosen = self.choose(ledger, prompts.rng, withheld)
         groups = yield requests_for(chosen, self.num_generations)
         for group in groups:
             self._mix_in(group)
         return groups
 
-    def choose(self, ledger: Ledger, rng: np.random.Generator) -> NDArray[np.int64]:
-        """The `prompts_per_step` best of the prompts measured, best first."""
+    def choose(
+        self,
+        ledger: Ledger,
+        rng: np.random.Generator,
+        withheld: NDArray[np.int64] | None = None,
+    ) -> NDArray[np.int64]:
+        """The `prompts_per_step` best of the prompts measured, best first.
+
+        Args:
+            ledger: with the range of the rewards.
+            rng: the stream's generator.
+            withheld: prompts to leave out, see `withheld_ids`.
+        """
         assert self._rates is not None
         # Rewards of a kind not rolled out yet may have been measured already.
         known = self._rates[~np.isnan(self._rates)]
@@ -87,6 +99,8 @@ class Oracle(Strategy):
         away = 1 - rates if self.target == 1.0 else np.power(1 - rates, self.target)
         scores = rates * away
         scores[np.isnan(scores)] = -1.0
+        if withheld is not None:
+            scores[withheld] = -1.0
         if self.prompts_per_step == 1:
             best = np.flatnonzero(scores == scores.max())
             chosen = best[rng.integers(len(best), size=1)]

@@ -119,10 +119,15 @@ class PilotCommit(Strategy):
             if not committed and not new:
                 break  # the whole pool is in the batch
             rounds += 1
-            requests = requests_for([group.prompt_id for group in committed], rest)
-            groups = yield requests + requests_for(new, pilots)
-            batch += continued(committed, groups[: len(requests)])
+            # Out of the common list, or another step in flight would commit to them too.
             self._waiting = [group for group in self._waiting if group not in committed]
+            requests = requests_for([group.prompt_id for group in committed], rest)
+            try:
+                groups = yield requests + requests_for(new, pilots)
+            except GeneratorExit:
+                self._waiting = committed + self._waiting
+                raise
+            batch += continued(committed, groups[: len(requests)])
             for group in groups[len(requests) :]:
                 fit = self._passes(group, ledger)
                 (self._waiting if fit else unfit).append(group)

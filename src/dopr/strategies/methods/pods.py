@@ -77,7 +77,7 @@ class PODS(Strategy):
         kept = [self.downsample(group) for group in groups]
         self._last = {
             "select/kept_share": sum(group.num_kept for group in kept)
-            / sum(group.num_rollouts for group in kept)
+            / max(1, sum(group.num_rollouts for group in kept))
         }
         return kept
 

@@ -64,19 +64,26 @@ class SPEED(Strategy):
         blank: list[Group] = []
         rounds = passed = 0
         while len(self._whole) < self.prompts_per_step and rounds < self.max_rounds:
-            waiting = [group.prompt_id for group in self._waiting]
+            # Out of the common list, or another step in flight would continue them too.
+            pilots_at_hand, self._waiting = self._waiting, []
+            waiting = [group.prompt_id for group in pilots_at_hand]
             busy = [*waiting, *(group.prompt_id for group in self._whole)]
             new = draw_new(prompts, self.candidates_factor * self.prompts_per_step, busy)
             if not waiting and not new:
                 break  # the whole pool is in the batch
             rounds += 1
             requests = requests_for(waiting, rest)
-            groups = yield requests + requests_for(new, pilots)
+            try:
+                groups = yield requests + requests_for(new, pilots)
+            except GeneratorExit:
+                self._waiting = pilots_at_hand + self._waiting
+                raise
             fresh = groups[len(requests) :]
-            self._whole += continued(self._waiting, groups[: len(requests)])
-            self._waiting = [group for group in fresh if group.informative]
+            self._whole += continued(pilots_at_hand, groups[: len(requests)])
+            fit = [group for group in fresh if group.informative]
+            self._waiting += fit
             blank += [group for group in fresh if not group.informative]
-            passed += len(self._waiting)
+            passed += len(fit)
         batch = self._whole[: self.prompts_per_step]
         self._whole = self._whole[self.prompts_per_step :]
         self._last = {"select/rounds": float(rounds), "select/kept_over": float(len(self._whole))}

@@ -117,7 +117,7 @@ class XRPO(Strategy):
             total: T.
         """
         narrowed = self.half_width(counts, stds) - self.half_width(counts + 1, stds)
-        share = np.log1p(total) / counts
+        share = np.log1p(total) / np.maximum(counts, 1)
         return narrowed + self.bonus * (share if self.bonus_form == "linear" else np.sqrt(share))
 
     def half_width(self, counts: NDArray[np.int64], stds: Array) -> Array:

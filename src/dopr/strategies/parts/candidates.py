@@ -35,6 +35,20 @@ def draw_new(prompts: PromptStream, count: int, excluded: Iterable[int] = ()) ->
     return chosen
 
 
+def withheld_ids(prompts: PromptStream, count: int) -> NDArray[np.int64]:
+    """What a choice over the whole pool is to leave out: prompts whose rollouts are on their way.
+
+    None where fewer than `count` others are left.
+
+    Args:
+        prompts: the stream, which would not offer them.
+        count: prompts wanted.
+    """
+    if prompts.size - len(prompts.withheld) < count:
+        return np.empty(0, dtype=np.int64)
+    return np.fromiter(prompts.withheld, dtype=np.int64)
+
+
 def nearest(
     values: NDArray[np.float64],
     target: float,

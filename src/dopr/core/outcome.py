@@ -1,0 +1,49 @@
+"""What comes of a step, and what a run has spent."""
+
+from dataclasses import dataclass, field
+
+from dopr.core.strategy import Group
+
+
+@dataclass
+class Spent:
+    """Totals since the start of the run; every generated rollout counts, kept or not."""
+
+    rollouts: int = 0  # those of a pre-run that the strategy rests on included
+    generated_tokens: int = 0
+    kept: int = 0
+    measured_tokens: int = 0  # prompt tokens read to answer a `Measure`
+    groups: int = 0
+    informative_groups: int = 0
+    empty_steps: int = 0  # steps whose kept groups had no reward variance at all
+    abandoned_steps: int = 0  # steps in which the strategy had to be stopped
+    asked_again: int = 0  # rollouts that were lost on their way and asked for once more
+    lost_rollouts: int = 0  # asked for, never come, and given up; no other number counts them
+    surplus_rollouts: int = 0  # of `rollouts`, those that came when nobody waited for them any more
+    plain_steps: int = 0  # steps in flight that the strategy could not go on with after a restart
+    dropped_steps: int = 0  # steps in flight that were given up as a whole
+
+
+@dataclass
+class StepOutcome:
+    """One step as it went: the groups to train on and all that was generated for them.
+
+    Attributes:
+        kept: to train on.
+        generated: every group that was generated.
+        step: number of the step, from 0, in the order in which steps were begun.
+        metrics: what the strategy said of this step's choice; None where it is still the last one
+            that it made, and says so itself.
+    """
+
+    kept: list[Group]
+    generated: list[Group] = field(default_factory=list)
+    step: int = 0
+    metrics: dict[str, float] | None = None
+
+    @property
+    def signal_rate(self) -> float:
+        """Share of the generated groups with reward variance; NaN if none was generated."""
+        if not self.generated:
+            return float("nan")
+        return sum(group.informative for group in self.generated) / len(self.generated)

@@ -1,0 +1,225 @@
+"""AsyncGRPOTrainer's rollout loop with a strategy, against a stand-in for the inference server."""
+
+import asyncio
+import multiprocessing
+import pickle
+import queue
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from accelerate.state import PartialState
+from datasets import Dataset
+
+from dopr import UserError
+
+worker = pytest.importorskip("trl.experimental.async_grpo.async_rollout_worker")
+
+from dopr.engines.trl import async_rollouts  # noqa: E402
+from dopr.engines.trl.async_rollouts import ChoosingLoop, ask_for_state, prepare_worker  # noqa: E402
+from tiny import make_tokenizer  # noqa: E402
+
+ROWS, GROUP = 24, 4
+
+
+class Session:
+    async def __aenter__(self) -> "Session":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        return None
+
+
+FAKE_HTTP = SimpleNamespace(
+    ClientSession=lambda connector: Session(), TCPConnector=lambda limit: None
+)
+
+
+def first_digit(completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
+    """Rows with the answer 1 pay for half of the rollouts, the others never."""
+    said = [one[-1]["content"] for one in completions]
+    return [float(a == "1" and "1" in text) for a, text in zip(answer, said, strict=True)]
+
+
+class Loop(ChoosingLoop):
+    """Answers "1" and "2" in turn, instead of asking a server; later calls are answered first."""
+
+    turns = 0
+
+    async def _generate_one_turn(self, prompt_ids: list[int]) -> tuple[list[int], list[float]]:
+        Loop.turns += 1
+        mine = Loop.turns
+        await asyncio.sleep(0.001 * (mine % 3))
+        ids = self.tokenizer("12"[mine % 2])["input_ids"]
+        return ids, [-0.5] * len(ids)
+
+
+def new_loop(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Loop:
+    PartialState()  # its loggers want it, as in the child process
+    monkeypatch.setattr(worker, "aiohttp", FAKE_HTTP, raising=False)
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    monkeypatch.setattr(worker, "add_response_schema", lambda one: one)
+    monkeypatch.setattr(
+        worker,
+        "parse_response",
+        lambda tokenizer, ids, **more: {"role": "assistant", "content": tokenizer.decode(ids)},
+    )
+    rows = [
+        {"prompt": [{"role": "user", "content": f"{i}"}], "answer": str(int(i % 2 == 0))}
+        for i in range(ROWS)
+    ]
+    context = multiprocessing.get_context("spawn")
+    options: dict[str, Any] = {
+        "dopr": {"strategy": "uniform", "strategy_args": {"prompts_per_step": 2}},
+        "dopr_folder": str(folder),
+        "model_name": "tiny",
+        "dataset": Dataset.from_list(rows),
+        "reward_funcs": [first_digit],
+        "processing_class": tokenizer,
+        "eos_token_ids": [tokenizer.eos_token_id],
+        "rollout_buffer": queue.Queue(),
+        "model_version_value": context.Value("i", 0),
+        "heartbeat_value": context.Value("d", 0.0),
+        "failed_event": threading.Event(),
+        "exception_info_queue": queue.Queue(1),
+        "metrics_queue": queue.Queue(4096),
+        "num_generations": GROUP,
+        "max_inflight_tasks": 3 * GROUP,
+    }
+    return Loop(**options | changes)
+
+
+def run(loop: Loop, until: int) -> list[Any]:
+    """The loop's samples, once so many groups are scored."""
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    ends = time.monotonic() + 60
+    while loop._total_groups_scored < until and thread.is_alive() and time.monotonic() < ends:
+        time.sleep(0.01)
+    if thread.is_alive():
+        loop._loop.call_soon_threadsafe(loop._stop_event.set)
+    thread.join(timeout=60)
+    assert not thread.is_alive() and loop._total_groups_scored >= until
+    return [loop.rollout_buffer.get_nowait() for _ in range(loop.rollout_buffer.qsize())]
+
+
+def test_rows_come_from_the_strategy_and_every_scored_group_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"candidates": 12, "prior": "pool", "exploration": 0.05}
+    dopr = {"strategy": "dopr-paper", "strategy_args": options}
+    # Few in flight: what waits to be scored is as unknown as what is being generated.
+    few = {"max_inflight_tasks": GROUP, "score_queue_maxsize": 1}
+    loop = new_loop(tmp_path, monkeypatch, dopr=dopr, **few)
+    samples = run(loop, 100)
+    driver = loop.chooser.driver
+    spent, ledger = driver.spent, driver.ledger
+    scored = loop._total_groups_scored
+    assert spent.rollouts == GROUP * scored == ledger.rollouts.sum()
+    assert spent.generated_tokens == spent.rollouts and spent.surplus_rollouts == 0
+    assert len(samples) == GROUP * scored
+    # What pays is rolled out more often, though its rewards come when others are under way.
+    assert ledger.visits[::2].mean() > 2 * ledger.visits[1::2].mean()
+    advantages = {}
+    for sample in samples:
+        advantages.setdefault(sample.group_id, []).append(sample.advantage)
+    assert all(len(one) == GROUP and abs(sum(one)) < 1e-5 for one in advantages.values())
+    told = [loop._metrics_queue.get_nowait() for _ in range(loop._metrics_queue.qsize())]
+    assert max(row.get("rollout/rollouts_total", 0) for row in told) == spent.rollouts
+
+
+def test_only_what_the_strategy_keeps_is_handed_to_the_trainer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dopr = {"strategy": "dapo", "strategy_args": {"prompts_per_step": 2, "max_rounds": 50}}
+    loop = new_loop(tmp_path, monkeypatch, dopr=dopr)
+    samples = run(loop, 40)
+    assert samples and all(sample.metrics["reward_std"] > 0 for sample in samples)
+    spent = loop.chooser.driver.spent
+    assert spent.kept == len(samples) < spent.rollouts == GROUP * loop._total_groups_scored
+    # What is held is what belongs to steps in flight.
+    flying = {f.index for f in loop.chooser.driver.flights}
+    held = {g.handle[0] for f in loop.chooser.driver.flights for g in f.generated}
+    held |= {g.handle[0] for f in loop.chooser.driver.flights for g in f.arrived if g is not None}
+    assert flying and set(loop._held) == held
+
+
+def test_a_subset_is_trained_on_with_advantages_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dopr = {"strategy": "pods", "strategy_args": {"prompts_per_step": 1, "keep": 2}}
+    loop = new_loop(tmp_path, monkeypatch, dopr=dopr)
+    samples = run(loop, 20)
+    sizes: dict[int, list[float]] = {}
+    for sample in samples:
+        sizes.setdefault(sample.group_id, []).append(sample.advantage)
+    assert {len(one) for one in sizes.values()} == {2}
+    mixed = [sorted(one) for one in sizes.values() if one[0] != 0]
+    assert mixed and all(one == pytest.approx([-0.7071, 0.7071], abs=1e-3) for one in mixed)
+
+
+def test_a_resumed_loop_asks_again_for_what_was_out_and_counts_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dopr = {"strategy": "dapo", "strategy_args": {"prompts_per_step": 2, "max_rounds": 50}}
+    first = new_loop(tmp_path, monkeypatch, dopr=dopr)
+    run(first, 15)
+    ask_for_state(tmp_path, tmp_path / "checkpoint-3" / "dopr", timeout_s=30)
+    before, out = first.chooser.driver.spent, first.chooser.handed_out
+    assert out
+    state = str(tmp_path / "checkpoint-3" / "dopr")
+    second = new_loop(tmp_path / "again", monkeypatch, dopr=dopr, dopr_state=state)
+    assert second.chooser.driver.spent.rollouts == before.rollouts
+    assert [job.number for job in second.chooser.ask(len(out))] == out
+    second.chooser.lose(out)
+    run(second, 25)
+    spent = second.chooser.driver.spent
+    assert spent.rollouts == before.rollouts + GROUP * second._total_groups_scored
+    assert spent.rollouts == second.chooser.driver.ledger.rollouts.sum()
+    assert spent.surplus_rollouts == spent.lost_rollouts == spent.plain_steps == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"dopr": {"strategy": "speed"}}, "trains on rollouts of earlier steps"),
+        ({"dopr": {"strategy": "prepo"}}, "measures perplexity"),
+        ({"dopr": {"strateg": "dopr"}}, "did you mean 'strategy'"),
+        ({"dopr": {"strategy_args": {"candidats": 3}}}, "did you mean 'candidates'"),
+    ],
+)
+def test_what_cannot_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        new_loop(tmp_path, monkeypatch, **changes)
+
+
+def test_groups_of_another_size_and_pools_without_rows_to_look_up_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dopr = {"strategy": "uniform", "strategy_args": {"num_generations": 6}}
+    with pytest.raises(UserError, match="a multiple of it"):
+        next(new_loop(tmp_path, monkeypatch, dopr=dopr)._repeat_iterator())
+    pool = Dataset.from_list([{"prompt": "1"}]).to_iterable_dataset()
+    settings = async_rollouts.read_engine_settings({})
+    with pytest.raises(UserError, match="give AsyncDoPRTrainer a Dataset"):
+        async_rollouts.make_chooser(settings, pool, GROUP, 1, 0)
+
+
+def test_trls_worker_is_given_the_loop_and_all_that_it_takes_can_be_pickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "is_vllm_available", lambda: True)
+    monkeypatch.setattr(worker, "is_aiohttp_available", lambda: True)
+    plain = worker.AsyncRolloutWorker(reward_funcs=[first_digit])
+    prepare_worker(plain, {"strategy": "dopr"}, tmp_path / "meeting", 2, 7)
+    assert plain._loop_cls is ChoosingLoop
+    given = pickle.loads(pickle.dumps(plain._loop_kwargs))
+    assert given["dopr"] == {"strategy": "dopr"} and given["seed"] == 7
+    with pytest.raises(UserError, match="did not write its state"):
+        ask_for_state(tmp_path / "meeting", tmp_path / "nowhere", timeout_s=0.1)

@@ -1,0 +1,223 @@
+"""A chooser behind a queue: jobs and what came of them in any order, and nothing lost by a kill."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dopr.core.driver import Driver
+from dopr.core.large_stream import LargeStream
+from dopr.core.stream import PromptStream
+from dopr.engines.chooser import Chooser, Job
+from dopr.engines.chooser_journal import (
+    JournaledChooser,
+    pack_exchange,
+    pack_lost,
+    unpack_jobs,
+)
+from dopr.engines.chooser_server import ChooserClient, ChooserServer
+from dopr.strategies import make_strategy
+
+SIZE = 200
+
+
+def new_chooser(name: str = "dopr-paper", restorable: bool = False) -> Chooser:
+    options: dict[str, Any] = {"prior": "pool"} if name.startswith("dopr") else {}
+    strategy = make_strategy(name, num_generations=4, **options)
+    return Chooser(Driver(strategy, PromptStream(SIZE, 1), restorable=restorable))
+
+
+def outcome_of(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng([job.number, job.prompt_id])
+    rewards = (rng.random(job.num_rollouts) < job.prompt_id / SIZE).astype(np.float32)
+    return rewards, np.full(job.num_rollouts, 3, dtype=np.int32)
+
+
+def frame_for(jobs: list[Job], asked: int) -> bytes:
+    numbers = np.array([job.number for job in jobs], dtype=np.int64)
+    told = [outcome_of(job) for job in jobs]
+    rewards = np.stack([r for r, _ in told]) if told else np.empty((0, 4), np.float32)
+    tokens = np.stack([t for _, t in told]) if told else np.empty((0, 4), np.int32)
+    return pack_exchange(numbers, rewards, tokens, asked)
+
+
+def frames(rng: np.random.Generator, chooser: JournaledChooser, count: int) -> Iterator[bytes]:
+    """Frames of an engine that tells of its jobs in a random order."""
+    held = [
+        Job(n, r.prompt_id, r.num_rollouts)
+        for n, (_, r) in chooser.chooser._jobs.items()
+        if n not in chooser.chooser._waiting
+    ]
+    for _ in range(count):
+        done = [held.pop(rng.integers(len(held))) for _ in range(min(len(held), 3))]
+        frame = frame_for(done, 4)
+        yield frame
+        held += unpack_jobs(chooser.handle(frame))
+
+
+def run(rng: np.random.Generator, chooser: JournaledChooser, count: int) -> None:
+    for _ in frames(rng, chooser, count):
+        pass
+
+
+def assert_same(first: Chooser, second: Chooser) -> None:
+    ours, theirs = first.driver.ledger.state_dict(), second.driver.ledger.state_dict()
+    assert repr(ours.pop("scalars")) == repr(theirs.pop("scalars"))  # NaN is not NaN
+    for column, values in ours.items():
+        assert np.array_equal(values, theirs[column], equal_nan=True), column
+    assert first.driver.spent == second.driver.spent
+    assert first.handed_out == second.handed_out and first._waiting == second._waiting
+    assert [first.ask(1) for _ in range(9)] == [second.ask(1) for _ in range(9)]
+
+
+@pytest.mark.parametrize("name", ["dopr-paper", "dopr", "pods", "dapo", "reinforce-ada"])
+def test_jobs_come_back_in_any_order_and_every_rollout_is_counted_once(name: str) -> None:
+    chooser, rng = new_chooser(name), np.random.default_rng(0)
+    held = chooser.ask(40)
+    told = 0
+    for _ in range(300):
+        job = held.pop(rng.integers(len(held)))
+        assert chooser.tell(job.number, *outcome_of(job))
+        assert not chooser.tell(job.number, *outcome_of(job))
+        told += job.num_rollouts
+        held += chooser.ask(1)
+    spent, ledger = chooser.driver.spent, chooser.driver.ledger
+    assert spent.rollouts == told == ledger.rollouts.sum() and spent.surplus_rollouts == 0
+    assert sum(ledger.in_flight.values()) >= sum(job.num_rollouts for job in held)
+    kept = [group for outcome in chooser.outcomes for group in outcome.kept]
+    assert sum(group.num_kept for group in kept) == spent.kept
+    assert len({number for group in kept for number in group.handle}) == sum(
+        len(group.handle) for group in kept
+    )
+
+
+def test_a_job_without_an_engine_is_handed_out_again_first() -> None:
+    chooser = new_chooser()
+    first, second, third = chooser.ask(3)
+    chooser.lose([first.number, third.number, 99])
+    assert chooser.handed_out == [second.number]
+    assert chooser.ask(2) == [first, third]
+    assert chooser.driver.spent.asked_again == 8
+    chooser.tell(first.number, np.ones(3), np.ones(3, dtype=np.int64))
+    (rest,) = chooser.ask(1)
+    assert (rest.prompt_id, rest.num_rollouts) == (first.prompt_id, 1) and not chooser.outcomes
+    chooser.tell(rest.number, np.zeros(2), np.ones(2, dtype=np.int64))
+    assert chooser.outcomes[0].kept[0].rewards.tolist() == [1, 1, 1, 0]
+    assert chooser.driver.spent.surplus_rollouts == 1 and chooser.driver.spent.rollouts == 5
+
+
+@pytest.mark.parametrize("snapshot", [False, True])
+@pytest.mark.parametrize(("name", "restorable"), [("dopr-paper", False), ("dopr", True)])
+def test_a_chooser_that_was_killed_goes_on_as_if_it_had_not_been(
+    tmp_path: Path, name: str, restorable: bool, snapshot: bool
+) -> None:
+    whole = JournaledChooser(new_chooser(name, restorable), tmp_path / "whole")
+    killed = JournaledChooser(new_chooser(name, restorable), tmp_path / "killed")
+    rngs = np.random.default_rng(3), np.random.default_rng(3)
+    for chooser, rng in ((whole, rngs[0]), (killed, rngs[1])):
+        run(rng, chooser, 25)
+        if snapshot and chooser is killed:
+            killed.snapshot()
+            assert killed.snapshot_done(wait=True)
+        run(rng, chooser, 25)
+    with open(max((tmp_path / "killed").glob("journal-*.bin")), "ab") as journal:
+        journal.write(b"\x30\0\0\0cut off")
+    # `killed` is left as it is, as a process that is gone would leave it.
+    again = JournaledChooser(new_chooser(name, restorable), tmp_path / "killed")
+    assert again.replayed == (25 if snapshot else 50)
+    for chooser, rng in ((whole, rngs[0]), (again, rngs[1])):
+        run(rng, chooser, 25)
+    in_flight = 25 * 4 - 24 * 3  # when the snapshot was made
+    plain = in_flight if snapshot and not restorable else 0
+    assert again.chooser.driver.spent.plain_steps == plain
+    again.chooser.driver.spent.plain_steps = 0
+    assert_same(whole.chooser, again.chooser)
+
+
+@pytest.mark.parametrize(
+    "frame", [b"", b"\0" * 12, pack_lost(np.arange(2))[:-1], b"\7" + b"\0" * 12]
+)
+def test_what_is_no_frame_is_refused_and_not_noted(tmp_path: Path, frame: bytes) -> None:
+    chooser = JournaledChooser(new_chooser(), tmp_path)
+    with pytest.raises(ValueError, match="frame of"):
+        chooser.handle(frame)
+    chooser.close()
+    assert JournaledChooser(new_chooser(), tmp_path).replayed == 0
+
+
+def serve(folder: Path, address: str) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(address)
+    listener.listen()
+    chooser = JournaledChooser(new_chooser(), folder)
+    ChooserServer(chooser, listener, snapshot_every_s=0.02, grace_s=0.0).run()
+
+
+def client_of(address: str) -> ChooserClient:
+    for _ in range(600):
+        try:
+            return ChooserClient(address)
+        except (ConnectionError, FileNotFoundError):
+            time.sleep(0.05)
+    raise AssertionError("no server")
+
+
+def test_a_server_killed_with_jobs_out_loses_and_doubles_none(tmp_path: Path) -> None:
+    context, told = multiprocessing.get_context("spawn"), 0
+    for life in range(3):
+        address = str(tmp_path / f"s{life}")
+        server = context.Process(target=serve, args=(tmp_path / "state", address))
+        server.start()
+        engine, other = client_of(address), client_of(address)
+        jobs: list[Job] = []
+        for _ in range(40):
+            now, jobs = jobs[:3], jobs[3:]
+            frame = frame_for(now, 4)
+            jobs += unpack_jobs(engine._exchange(frame))
+            told += sum(job.num_rollouts for job in now)
+        lost = unpack_jobs(other._exchange(frame_for([], 5)))
+        other.close()  # its jobs are handed out again
+        seen: set[int] = set()
+        for _ in range(20):
+            seen.update(job.number for job in unpack_jobs(engine._exchange(frame_for([], 1))))
+        assert {job.number for job in lost} <= seen
+        os.kill(server.pid or 0, signal.SIGKILL)
+        server.join()
+    found = JournaledChooser(new_chooser(), tmp_path / "state").chooser
+    spent = found.driver.spent
+    assert spent.rollouts == told == found.driver.ledger.rollouts.sum()
+    assert spent.lost_rollouts == spent.surplus_rollouts == spent.dropped_steps == 0
+    # Every job that was not told of is still there, once.
+    assert sum(found.driver.ledger.in_flight.values()) == 4 * len(found._jobs)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 1000, 70_000])
+def test_a_large_stream_gives_every_prompt_once_an_epoch_and_resumes(size: int) -> None:
+    stream = LargeStream(size, 3)
+    first = stream.draw(size // 2)
+    state = stream.state_dict()
+    again = LargeStream(size, 4)
+    again.load_state_dict(state)
+    rest = stream.draw(size - size // 2)
+    assert np.array_equal(np.sort(np.concatenate([first, rest])), np.arange(size))
+    assert stream.offered_all and np.array_equal(again.draw(size - size // 2), rest)
+    second = stream.draw(size)
+    assert np.array_equal(np.sort(second), np.arange(size)) and stream.epoch == 1
+    assert np.array_equal(again.draw(size), second)
+    if size > 10:
+        assert not np.array_equal(np.concatenate([first, rest]), second)
+
+
+def test_a_large_stream_mixes_the_pool() -> None:
+    order = LargeStream(70_000, 5).draw(70_000)
+    for start in (0, 20_000, 69_000):
+        part = order[start : start + 1000]
+        assert abs(part.mean() - 35_000) < 4 * 70_000 / np.sqrt(12 * 1000)
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.02
