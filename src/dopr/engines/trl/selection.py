@@ -38,6 +38,9 @@ class MethodSettings:
             it. A step with nothing to train on at all is always skipped.
         fast_decoding: sample with our own decoding loop where the model allows
             (`dopr.policy.decoding`); it spends less between the tokens.
+        share_prefixes: in the update, read each prompt once for all its rollouts where the model
+            allows (`dopr.policy.shared_prefixes`). Losses and gradients stay equal up to rounding,
+            so uniform choice that promises TRL's own result goes without.
     """
 
     strategy: str = field(default="dopr", metadata={"help": "How prompts are chosen."})
@@ -68,6 +71,10 @@ class MethodSettings:
     )
     fast_decoding: bool = field(
         default=True, metadata={"help": "Sample with our own decoding loop where possible."}
+    )
+    share_prefixes: bool = field(
+        default=True,
+        metadata={"help": "Read a prompt once for all its rollouts in the update, where possible."},
     )
 
 
