@@ -137,6 +137,7 @@ def test_what_is_said_of_the_method_reaches_the_trainer_as_it_is(tmp_path: Path)
         "ledger_discount": 0.5,
         "empty_update": "skip",
         "fast_decoding": False,
+        "share_prefixes": False,
     }
     usual = MethodSettings()
     assert {f.name for f in fields(MethodSettings)} == {*changed, "objective"}

@@ -93,10 +93,10 @@ def pack(ids: Tensor, mask: Tensor, completion_width: int) -> PackedRow | None:
     split = ids.shape[1] - completion_width
     if split < 1 or completion_width < 1:
         return None
-    counts = mask != 0
-    before, after = counts[:, :split].sum(1), counts[:, split:].sum(1)
-    plain = _is_right_aligned(counts[:, :split], before) & _is_left_aligned(counts[:, split:], after)
-    known = torch.cat([counts[:, :split], ids[:, :split] * counts[:, :split]], dim=1)
+    in_prompt, in_completion = (mask != 0).split([split, completion_width], dim=1)
+    before, after = in_prompt.sum(1), in_completion.sum(1)
+    plain = _is_left_aligned(in_prompt.flip(1), before) & _is_left_aligned(in_completion, after)
+    known = torch.cat([in_prompt, ids[:, :split] * in_prompt], dim=1)
     found, owners = torch.unique(known, dim=0, return_inverse=True)
     found = found[:, split:]
     first = torch.full((len(found),), len(ids), device=ids.device)
@@ -111,10 +111,6 @@ def pack(ids: Tensor, mask: Tensor, completion_width: int) -> PackedRow | None:
     if not all_plain or not shares or shortest < 1 or scored < 1 or packed > _WORTH * ids.numel():
         return None
     return _lay_out(ids, split, found, owners, lengths, after, int(prompt_tokens))
-
-
-def _is_right_aligned(counts: Tensor, lengths: Tensor) -> Tensor:
-    return _is_left_aligned(counts.flip(1), lengths)
 
 
 def _is_left_aligned(counts: Tensor, lengths: Tensor) -> Tensor:

@@ -131,7 +131,9 @@ def _read_packed(
             found.append(versions.per_token(result)[:2])
             continue
         with shared_prefixes.reading(model, row):
-            result = read(row.labels, torch.ones_like(row.labels), row.labels.shape[1] - 1, **kwargs)
+            result = read(
+                row.labels, torch.ones_like(row.labels), row.labels.shape[1] - 1, **kwargs
+            )
         logps, entropies, _ = versions.per_token(result)
         found.append((row.as_rows(logps), None if entropies is None else row.as_rows(entropies)))
     logps = torch.cat([logps for logps, _ in found])
