@@ -65,7 +65,7 @@ class Shape:
 
 
 SHAPES = (
-    Shape("smollm2-135m", "chat", 16, 14, 12, 0.5),
+    Shape("smollm2-135m", "chat", 16, 14, 8, 0.5),
     Shape("tiny", "short", 64, 128, 20, 0.7),
     Shape("tiny", "tiny:leg_counting/half", 64, 128, 20),
     Shape("tiny", "tiny:leg_counting/half", 8, 40, 40),
