@@ -58,8 +58,9 @@ def evaluate(
 
     avg@k is the mean reward (a completion that could not be scored is left out and counted in
     `unscored`); pass@k is the chance that one of k completions is right, where right means a reward
-    of 1; `signal_rate` is the share of prompts whose k rewards differ, null for k 1. Intervals are 95%, by bootstrap over prompts. Where a column `eval_set` names more than
-    one set, `sets` of the summary holds the same figures for each of them.
+    of 1; `signal_rate` is the share of prompts whose k rewards differ, null for k 1. Intervals are
+    95%, by bootstrap over prompts. Where a column `eval_set` names more than one set, `sets` of the
+    summary holds the same figures for each of them.
 
     Args:
         model: a causal language model of transformers.

@@ -19,9 +19,6 @@ from dopr.engines.trl.selection import Selection
 from dopr.policy import shared_prefixes
 from dopr.policy.entropies import EntropyTotals, entropy_rows
 
-# Of TRL's reading of log-probabilities, the arguments that rows of text alone have.
-_OF_TEXT = ("batch_size", "compute_entropy")
-
 
 class LossTrainer(GRPOTrainer):
     """GRPOTrainer whose loss weighs micro-batches of any cut, and which notes token entropies."""
@@ -73,27 +70,30 @@ class LossTrainer(GRPOTrainer):
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
         logits_to_keep: int,
+        batch_size: int | None = None,
         *args: Any,
         **kwargs: Any,
     ) -> Any:
         read = functools.partial(super()._get_per_token_logps_and_entropies, model)
-        if self._shares_prefixes(model, args, kwargs):
+        if not args and self._shares_prefixes(model, kwargs):
             read = functools.partial(_read_packed, read, self.accelerator.unwrap_model(model))
-        result = read(input_ids, attention_mask, logits_to_keep, *args, **kwargs)
+        result = read(input_ids, attention_mask, logits_to_keep, batch_size, *args, **kwargs)
         _, self._entropies, self._aux_loss = versions.per_token(result)
         if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
             shape_blank_advantages(self._loss_inputs, self._entropies)
         return result
 
-    def _shares_prefixes(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _shares_prefixes(self, model: Any, kwargs: dict[str, Any]) -> bool:
         """Whether a prompt's rollouts may be read with the prompt read once."""
         wanted = self._settings.share_prefixes and self.model.training
         # The loader's order promises TRL's own result, to the last bit.
-        if not wanted or args or isinstance(self.driver.stream, OfferedStream):
+        if not wanted or isinstance(self.driver.stream, OfferedStream):
             return False
         if self.accelerator.distributed_type in SHARDED:
             return False
-        text_alone = all(v is None or v is False for k, v in kwargs.items() if k not in _OF_TEXT)
+        text_alone = all(
+            v is None or v is False for k, v in kwargs.items() if k != "compute_entropy"
+        )
         return text_alone and shared_prefixes.is_supported(self.accelerator.unwrap_model(model))
 
     def _note_entropies(self, inputs: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ def _read_packed(
     ids: torch.Tensor,
     mask: torch.Tensor,
     width: int,
-    batch_size: int | None = None,
+    batch_size: int | None,
     **kwargs: Any,
 ) -> Any:
     """What `read` gives for rows, by packed rows where these are shorter; 0 where nothing counts.
