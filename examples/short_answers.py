@@ -1,6 +1,6 @@
 """Pools for a small pretrained model: questions whose answer is a number or a word.
 
-    dopr train --config configs/smollm2-arithmetic.yaml     # dataset: examples/short_answers.py:arithmetic
+    dopr eval smollm2-135m --chat --dataset examples/short_answers.py:arithmetic
     python examples/short_answers.py SVAMP.jsonl --output runs/svamp
 
 `arithmetic` and `relations` are tasks of reasoning-gym, each distinct question dealt to training or
