@@ -3,7 +3,7 @@
     python benchmarks/gpu.py --output gpu.json
 
 One command, under ten minutes on one GPU; nothing is downloaded. Two Llama models are made from
-fresh weights: the tiny one's shape, and one of 62 million parameters. For each precision: a step of
+fresh weights: the tiny one's shape, and one of 67 million parameters. For each precision: a step of
 plain GRPOTrainer, of DoPRTrainer without `fast_decoding` and `share_prefixes`, and as it is by
 default, with its parts (generation, update), and the largest memory beside `dopr plan --memory`'s.
 Then the shipped tiny model learns: `grpo` (128 x 8) and `dopr` to the demo's target, in seconds.

@@ -75,10 +75,8 @@ SHAPES = (
 def prompts_of(shape: Shape, tokenizer: Any) -> list[Any]:
     """Of one length each, or strategies that choose other prompts would have more to read."""
     if shape.prompts == "chat":
-        return [
-            [{"role": "user", "content": f"What is {i} times {i + 7}? Reply with the number only."}]
-            for i in range(10, 74)
-        ]
+        asked = "Solve the following multiplication: {} * {}. Give only the result as your answer."
+        return [[{"role": "user", "content": asked.format(i, i + 7)}] for i in range(10, 74)]
     if shape.prompts == "short":
         return [f"{i % 10}+{i // 10}=" for i in range(64)]
     texts = load_task(shape.prompts, limit=256)["prompt"]
