@@ -145,6 +145,8 @@ def known(*names: str) -> list[str]:
     "loss", known("grpo", "dapo", "dr_grpo", "bnpo", "cispo", "sapo", "luspo", "vespo")
 )
 def test_every_loss_at_every_level(tmp_path: Path, loss: str, level: str) -> None:
+    if loss == "luspo" and versions.LUSPO_COUNTS_PADDING:
+        pytest.skip("rows count their padding in this TRL, and are kept")
     assert_equal_to_rows(make_ready(tmp_path, loss_type=loss, importance_sampling_level=level))
 
 

@@ -91,6 +91,8 @@ class LossTrainer(GRPOTrainer):
             return False
         if self.accelerator.distributed_type in SHARDED:
             return False
+        if self.loss_type == "luspo" and versions.LUSPO_COUNTS_PADDING:
+            return False
         text_alone = all(
             v is None or v is False for k, v in kwargs.items() if k != "compute_entropy"
         )
