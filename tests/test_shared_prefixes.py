@@ -105,7 +105,7 @@ def loss_and_gradients(trainer: Any, inputs: dict[str, Any], share: bool) -> tup
     trainer.model.train()
     trainer.model.zero_grad()
     trainer.current_gradient_accumulation_steps = 1
-    with counting() as packed, trainer.compute_loss_context_manager():
+    with counting() as packed, trainer.accelerator.autocast():
         loss = trainer.compute_loss(trainer.model, dict(inputs))
     assert packed == ([True] if share else [])
     trainer.accelerator.backward(loss)
