@@ -2,7 +2,9 @@
 
 Writes docs/results/theory-check.json. Strategies run under the real driver on a bandit of prompts:
 a policy that is only its success rates and learns as fast as its trust region allows. No strategy
-may spend less on average than the lower bound; the ratios say how close each comes.
+may spend less on average than the lower bound; the ratios say how close each comes. And `dopr` is
+to do no harm where it cannot win: where prompts do not help each other, where they cannot be read,
+and where what is read misleads.
 """
 
 import json
@@ -10,6 +12,7 @@ import math
 import platform
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +38,11 @@ STRATEGIES: dict[str, dict[str, Any]] = {
     "dopr": {"prompts_per_step": 1},
     "oracle": {"refresh": 1},
 }
+# `dopr` where it can read prompts too: what it reads tells of the success rates at the start, or
+# belongs to another prompt.
+READS = {"dopr, embeddings": False, "dopr, embeddings of other prompts": True}
+# It is to need at most so much of the better of two others.
+NO_HARM, OTHERS = 1.05, ("uniform-1", "dopr-paper")
 # Where several sizes of group are rolled out, only the bound over all groupings applies.
 JOINS_GROUPS = {"speed"}
 
@@ -48,6 +56,14 @@ def pools() -> dict[str, tuple[np.ndarray, float]]:
         "spread": (np.clip(spread, 0.01, 0.99), 0.7),
         "half hopeless": (np.r_[np.full(32, 1e-3), rng.uniform(0.1, 0.6, 32)], 0.4),
     }
+
+
+def embeddings(rates: np.ndarray, of_others: bool) -> np.ndarray:
+    """One of seven directions tells of the success rates, the others of nothing, shape (k, 16)."""
+    rng = np.random.default_rng(5)
+    told = np.log(rates / (1 - rates))[:, None]
+    found = np.hstack([told, rng.normal(size=(len(rates), 6))]) @ rng.normal(size=(7, 16))
+    return rng.permutation(found) if of_others else found
 
 
 # -- single formulas -------------------------------------------------------------------------
@@ -174,15 +190,17 @@ def _surely_best(right: np.ndarray, tried: np.ndarray, delta: float) -> bool:
 
 
 def check_strategies(
-    name: str, rates: np.ndarray, target: float, make_policy: Callable[[int], SimulatedPolicy]
+    rates: np.ndarray, target: float, make_policy: Callable[..., SimulatedPolicy]
 ) -> dict[str, Any]:
     """Mean rollouts to the target over seeds, with standard errors."""
     result = {}
-    for strategy, options in STRATEGIES.items():
+    for label in (*STRATEGIES, *READS):
+        strategy = label.partition(",")[0]
+        read = embeddings(rates, READS[label]) if label in READS else None
         runs = [
             run_to_target(
-                make_strategy(strategy, num_generations=GROUP_SIZE, **options),
-                make_policy(seed),
+                make_strategy(strategy, num_generations=GROUP_SIZE, **STRATEGIES[strategy]),
+                make_policy(rates, seed=seed, embeddings=read),
                 target,
                 max_groups=10_000,
                 seed=seed,
@@ -190,7 +208,7 @@ def check_strategies(
             for seed in range(SEEDS)
         ]
         spent = np.array([run.generated for run in runs], dtype=float)
-        result[strategy] = {
+        result[label] = {
             "rollouts": float(spent.mean()),
             "standard_error": float(spent.std(ddof=1) / math.sqrt(SEEDS)),
             "reached": sum(run.rollouts is not None for run in runs),
@@ -219,21 +237,13 @@ def check_pools() -> tuple[dict[str, Any], list[str]]:
     result: dict[str, Any] = {}
     violations = []
     for name, (rates, target) in pools().items():
-        independent = check_strategies(
-            name, rates, target, lambda seed, r=rates: SimulatedPolicy(r, KL, seed=seed)
-        )
+        independent = check_strategies(rates, target, partial(SimulatedPolicy, kl=KL))
         sized = trust_region.pool_lower_bound(rates, target, KL, GROUP_SIZE)
         free = trust_region.pool_lower_bound(rates, target, KL)
         independent, below = compare(independent, sized, free)
         violations += [f"{name}, independent: {s}" for s in below]
-        shared = check_strategies(
-            name,
-            rates,
-            target,
-            lambda seed, r=rates: SimulatedPolicy(
-                r, SHARED_KL, shared=True, groups=SHARED_GROUPS, seed=seed
-            ),
-        )
+        together = partial(SimulatedPolicy, kl=SHARED_KL, shared=True, groups=SHARED_GROUPS)
+        shared = check_strategies(rates, target, together)
         mean = float(rates.mean())
         ends = (mean, target, SHARED_KL, SHARED_GROUPS)
         shared_sized = trust_region.shared_lower_bound(*ends, GROUP_SIZE)
@@ -254,6 +264,18 @@ def check_pools() -> tuple[dict[str, Any], list[str]]:
     return result, violations
 
 
+def harm(pools: dict[str, Any]) -> dict[str, float]:
+    """What `dopr` needs, of what the better of the two others needs, in each pool and way."""
+    return {
+        f"{name}, {kind}, {label}": entry["rollouts"]
+        / min(pool[kind]["strategies"][other]["rollouts"] for other in OTHERS)
+        for name, pool in pools.items()
+        for kind in ("independent", "shared")
+        for label, entry in pool[kind]["strategies"].items()
+        if label.startswith("dopr") and label not in OTHERS
+    }
+
+
 def main() -> None:
     began = time.perf_counter()
     rng = np.random.default_rng(7)
@@ -265,6 +287,7 @@ def main() -> None:
         "best_arm": check_best_arm(rng),
     }
     result["pools"], result["below_the_bound"] = check_pools()
+    result["harm"] = harm(result["pools"])
     result |= {
         "group_size": GROUP_SIZE,
         "seeds": SEEDS,
@@ -278,9 +301,12 @@ def main() -> None:
             print(f"{name}, {kind}: bound {pool[kind]['bound']:,.0f}")
             for strategy, entry in pool[kind]["strategies"].items():
                 print(
-                    f"  {strategy:12} {entry['rollouts']:>10,.0f} ({entry['ratio']:.2f} x), "
+                    f"  {strategy:33} {entry['rollouts']:>10,.0f} ({entry['ratio']:.2f} x), "
                     f"{entry['reached']}/{SEEDS}, informative {entry['informative_share']:.2f}"
                 )
+    worst = max(result["harm"], key=result["harm"].__getitem__)
+    print(f"dopr at most {result['harm'][worst]:.3f} of {' and '.join(OTHERS)} ({worst})")
+    assert result["harm"][worst] <= NO_HARM
     print(f"below the bound: {result['below_the_bound'] or 'none'}; {result['seconds']} s")
 
 

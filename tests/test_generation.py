@@ -25,7 +25,6 @@ from trl import GRPOConfig, GRPOTrainer
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy import generation
 from dopr.policy.generation import decoding_loop, faster_generation, is_supported
-from dopr.policy.measuring import read_prompts
 from dopr.policy.sampling import Sampling, generate
 from tiny import SHAPE, digits_reward, make_dataset, make_model, make_tokenizer
 
@@ -254,6 +253,6 @@ def test_inputs_that_are_not_text_alone_are_left_to_the_library(
 
 def test_a_model_whose_hidden_states_were_asked_for_keeps_our_loop() -> None:
     model = make_model()
-    read_prompts(model, make_tokenizer(), ["1+1="], "embedding", 1)
+    model(input_ids=torch.tensor([[5, 6]]), output_hidden_states=True)
     assert any(module._forward_hooks for module in model.modules())  # the library's stay
     assert is_supported(model)

@@ -27,7 +27,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "dopr bonus by policy": ("dopr", {"exploration": 0.5, "entropy": "policy"}),
     "dopr bonus inverse": ("dopr", {"exploration": 0.5, "entropy": "inverse"}),
     "dopr bonus plain": ("dopr", {"exploration": 0.5, "entropy": "none", "discount": 0.9}),
-    "dopr found": ("dopr", {"patience": 10.0, "prior_rollouts": 3.0, "memory": 16}),
+    "dopr found": ("dopr", {"balance": 1.0, "room": 0.0, "signal_std": 0.2}),
     "dopr pool": ("dopr", {"prior": "pool", "exploration": 0.15}),
     "dopr pool strong": ("dopr", {"prior": "pool", "prior_strength": 9.0, "volatility": "within"}),
     "dopr optimistic": ("dopr", {"prior": "optimistic", "volatility": "between"}),

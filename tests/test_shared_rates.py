@@ -13,7 +13,7 @@ from dopr.core.stream import PromptStream
 from dopr.policy.final_answers import final_answers
 from dopr.strategies import DoPR, Group, Measure, Request
 from dopr.strategies.parts.gaussian_process import median_squared_length, posterior
-from dopr.strategies.parts.shared_rates import Known, Rates
+from dopr.strategies.parts.shared_rates import MEMORIES, STARTS, Forecasts, log_likelihood
 from pools import group
 
 
@@ -35,11 +35,22 @@ def test_one_observation_pulls_near_prompts_to_it() -> None:
     assert variance == pytest.approx([0.25 - 0.25 * gain, 0.25 - 0.25 * gain * near**2, 0.25])
 
 
+def certain(success: list[float]) -> Forecasts:
+    """Success rates known for certain."""
+    known = np.array([success])
+    return Forecasts(1e7 * known, 1e7 * (1 - known), np.ones_like(known))
+
+
 def test_expected_volatility_of_a_beta() -> None:
     # Beta(1, 1): E[4p(1-p)] = 4 (1/2 - 1/3) = 2/3; a prompt known to be a fair coin scores 1.
-    rates = Rates(np.array([1.0, 1e6, 3.0]), np.array([1.0, 1e6, 1.0]))
+    one = np.ones((1, 3))
+    rates = Forecasts(np.array([[1.0, 1e6, 3.0]]), np.array([[1.0, 1e6, 1.0]]), one)
     assert rates.volatility == pytest.approx([2 / 3, 1.0, 4 * 3 / 20], rel=1e-5)
     assert rates.mean == pytest.approx([0.5, 0.5, 0.75])
+    # Two forecasts, believed 3 to 1.
+    both = Forecasts(np.array([[1.0], [3.0]]), np.array([[1.0], [1.0]]), np.array([[0.75], [0.25]]))
+    assert both.mean == pytest.approx([0.75 * 0.5 + 0.25 * 0.75])
+    assert both.volatility == pytest.approx([0.75 * 2 / 3 + 0.25 * 0.6])
 
 
 def test_length_scale_is_the_median_distance_between_different_prompts() -> None:
@@ -48,42 +59,68 @@ def test_length_scale_is_the_median_distance_between_different_prompts() -> None
     assert median_squared_length(np.zeros((3, 3))) == 1.0
 
 
-def test_without_embeddings_old_groups_fade_towards_the_recent_ones() -> None:
-    strategy = DoPR(prior="predicted", patience=2.0, prior_rollouts=4.0)
-    ledger = Ledger(3)
-    groups = [group(0, [1, 1, 1, 1]), group(1, [0, 0, 0, 1])]
+def test_what_came_out_is_judged_by_its_likelihood() -> None:
+    # Two of two right: under Beta(1, 1) E[p^2] = 1/3, under Beta(3, 1) 3/4 4/5 = 3/5; one right and
+    # one wrong, in some order: E[p (1 - p)] = 1/6 and 3 / 20.
+    alpha, beta = np.array([1.0, 3.0]), np.array([1.0, 1.0])
+    assert np.exp(log_likelihood(2, 2, alpha, beta)) == pytest.approx([1 / 3, 3 / 5])
+    assert np.exp(log_likelihood(1, 2, alpha, beta)) == pytest.approx([1 / 6, 3 / 20])
+
+
+def learned(strategy: DoPR, ledger: Ledger, groups: list[Group]) -> None:
+    """A step of rollouts without embeddings."""
+    ids = np.array([g.prompt_id for g in groups])
+    forecasts = strategy.forecast(ids, None, ledger)
     ledger.observe(groups)
-    strategy.remember(groups)
+    strategy.learn(groups, ids, forecasts, ledger)
     ledger.end_step()
+
+
+def test_forecasts_start_from_a_coin_the_pool_and_the_pool_at_first() -> None:
+    strategy, ledger = DoPR(), Ledger(3)
+    learned(strategy, ledger, [group(0, [1, 1, 1, 1]), group(1, [0, 0, 0, 1])])
     ledger.end_step()
-    # Two steps later, patience 2: 4 rewards count 4 / e. The mean has one imaginary fair coin.
-    own = 4 / np.exp(1)
-    centre = (1 + 0.25 + 0.5) / (2 + 1)
-    found = strategy.rates_now(np.array([0, 1, 2]), None, ledger)
-    assert found.alpha == pytest.approx([4 * centre + own, 4 * centre + own / 4, 4 * centre])
-    assert found.alpha + found.beta == pytest.approx([4 + own, 4 + own, 4])
+    found = strategy.forecast(np.array([0, 2]), None, ledger)
+    # Two steps later 4 rewards count 4 exp(-2 / memory), added to each start.
+    own = 4 * np.exp(-2 / np.array(MEMORIES))
+    # The mean has one imaginary fair coin; the first of the groups has faded by 1 / 256.
+    keep, rates, sampling = 255 / 256, (1.0, 0.25), (0.9 * 0.1 / 4, 0.3 * 0.7 / 4)
+    count = keep + 1
+    center = (keep * rates[0] + rates[1] + 0.5) / (count + 1)
+    beyond = keep * (rates[0] - center) ** 2 + (rates[1] - center) ** 2
+    variance = (beyond - keep * sampling[0] - sampling[1] + 0.35**2) / (count + 1)
+    worth = center * (1 - center) / variance - 1
+    starts = [(0.5, 2.0), (center, worth), (center, worth)]
+    for number, (mean, rollouts) in enumerate(starts):
+        rows = slice(4 * number, 4 * number + 4)
+        assert found.alpha[rows, 0] == pytest.approx(rollouts * mean + own)
+        assert found.beta[rows, 0] == pytest.approx([rollouts * (1 - mean)] * 4)
+        assert found.alpha[rows, 1] == pytest.approx([rollouts * mean] * 4)
+    assert found.weights.sum(axis=0) == pytest.approx([1.0, 1.0])
 
 
-def test_a_divided_pool_tells_little_of_a_prompt_and_an_even_one_much() -> None:
-    def worth(means: list[float]) -> float:
-        strategy, ledger = DoPR(prior="predicted", patience=1e9), Ledger(100)
-        groups = [
-            group(i, [1.0] * round(8 * m) + [0.0] * round(8 * (1 - m))) for i, m in enumerate(means)
-        ]
-        ledger.observe(groups)
-        strategy.remember(groups)
-        found = strategy.rates_now(np.array([99]), None, ledger)
-        return float(found.alpha[0] + found.beta[0])
-
-    # Half solved and half hopeless: variance 1/4 leaves c (1 - c) / s^2 - 1 = 0, held at the least.
-    assert worth([0.0, 1.0] * 40) == pytest.approx(0.25)
-    assert worth([0.5] * 80) > 16
+def test_forecasts_that_foretell_better_are_believed_more() -> None:
+    # Every prompt is met once and solved by one in ten: the coin is soon disbelieved.
+    rng = np.random.default_rng(0)
+    strategy, ledger = DoPR(), Ledger(200)
+    for i in range(0, 120, 4):
+        groups = [group(j, list((rng.random(8) < 0.1) * 1.0)) for j in range(i, i + 4)]
+        learned(strategy, ledger, groups)
+    unseen = strategy.forecast(np.array([150]), None, ledger)
+    assert unseen.weights[:4].sum() < 0.01
+    assert unseen.mean[0] == pytest.approx(0.1, abs=0.05)
 
 
-def sure(success: list[float]) -> Rates:
-    """Success rates known for certain."""
-    known = np.array(success)
-    return Rates(1e7 * known, 1e7 * (1 - known))
+def test_what_was_seen_long_ago_counts_where_prompts_keep_still() -> None:
+    # Half of the prompts are solved and half are hopeless, for ever: long memories are believed.
+    strategy, ledger = DoPR(discount=1.0), Ledger(40)
+    for step in range(200):
+        ids = [(4 * step + j) % 40 for j in range(4)]
+        learned(strategy, ledger, [group(i, [float(i % 2)] * 8, step=step) for i in ids])
+    weights = (
+        strategy.forecast(np.array([0]), None, ledger).weights[:, 0].reshape(-1, 4).sum(axis=0)
+    )
+    assert weights[0] < 0.01 and weights[2:].sum() > 0.7
 
 
 def test_predicted_choice_finds_informative_prompts_that_were_never_seen() -> None:
@@ -103,12 +140,53 @@ def test_predicted_choice_finds_informative_prompts_that_were_never_seen() -> No
 
     shares = {}
     for prior in ("pool", "predicted"):
-        strategy = DoPR(prior=prior, exploration=0.0, candidates=64, patience=1000.0)
+        strategy = DoPR(prior=prior, exploration=0.0, candidates=64)
         driver = Driver(strategy, PromptStream(300, 1), can_measure=frozenset({"embedding"}))
         outcomes = [driver.step(roll_out, measure) for _ in range(40)]
         shares[prior] = np.mean([outcome.signal_rate for outcome in outcomes[10:]])
     assert shares["predicted"] > 0.8 > shares["pool"] + 0.1
     assert driver.spent.measured_tokens <= 3000  # each prompt is read once
+
+
+def test_embeddings_that_mislead_are_soon_disbelieved() -> None:
+    # The same pool, its embeddings dealt out to the prompts at random.
+    rng = np.random.default_rng(0)
+    success = np.where(np.arange(300) % 3 == 0, 0.5, np.where(np.arange(300) % 3 == 1, 0.0, 1.0))
+    vectors = rng.permutation(np.stack([success, 1 - success], 1)) + rng.normal(0, 0.05, (300, 2))
+
+    def roll_out(requests: list[Request]) -> list[Group]:
+        return [
+            group(r.prompt_id, list((rng.random(r.num_rollouts) < success[r.prompt_id]) * 1.0))
+            for r in requests
+        ]
+
+    def measure(asked: Measure):  # type: ignore[no-untyped-def]
+        return vectors[list(asked.prompt_ids)], 10 * len(asked.prompt_ids)
+
+    strategy = DoPR(num_generations=8)
+    driver = Driver(strategy, PromptStream(300, 1), can_measure=frozenset({"embedding"}))
+    for _ in range(60):
+        driver.step(roll_out, measure)
+    unseen = np.flatnonzero(driver.ledger.visits == 0)[:1]
+    features = strategy._features[unseen].astype(float)
+    weights = strategy.forecast(unseen, np.nan_to_num(features), driver.ledger).weights[:, 0]
+    by_start = dict(zip(STARTS, weights.reshape(-1, len(MEMORIES)).sum(axis=1), strict=True))
+    assert by_start["like"] + by_start["like at first"] < 0.1
+
+
+@pytest.mark.parametrize("size", [1, 2, 70])
+def test_a_pool_of_any_size_is_chosen_from(size: int) -> None:
+    vectors = np.random.default_rng(0).normal(size=(size, 3))
+
+    def measure(asked: Measure):  # type: ignore[no-untyped-def]
+        return vectors[list(asked.prompt_ids)], 1
+
+    strategy = DoPR(num_generations=4)
+    driver = Driver(strategy, PromptStream(size, 1), can_measure=frozenset({"embedding"}))
+    for _ in range(5):
+        outcome = driver.step(lambda rs: [group(r.prompt_id, [0.0, 1.0]) for r in rs], measure)
+        assert len(outcome.kept) == 4
+    assert all(np.isfinite(value) for value in strategy.metrics().values())
 
 
 def test_rewards_in_between_without_variance_are_not_taken_for_fair_coins() -> None:
@@ -117,54 +195,34 @@ def test_rewards_in_between_without_variance_are_not_taken_for_fair_coins() -> N
     ledger.observe([group(0, [0.5] * 4), group(1, [0.0, 1.0, 1.0, 0.0]), group(2, [0.0, 1.0] * 2)])
     found = strategy.spread(np.arange(3), ledger)
     assert found == pytest.approx([4 / (4 + 4), 1.0, 1.0])
-    scores = strategy.score(np.arange(3), ledger, sure([0.5, 0.5, 0.5]))
-    assert scores.score == pytest.approx([0.5, 1.0, 1.0])
+    scores = strategy.score(np.arange(3), ledger, certain([0.5, 0.5, 0.5]))
+    assert scores.volatility == pytest.approx([0.5, 1.0, 1.0])
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"prior_rollouts": 0.0},
-        {"signal_std": 0.0},
-        {"memory": 0},
-        {"memory": -2},
-        {"patience": 0.0},
-    ],
-)
+def test_what_a_prompt_has_left_to_gain_counts_where_prompts_do_not_help_each_other() -> None:
+    ledger = Ledger(3)
+    ledger.observe([group(0, [0.0, 1.0])])  # the scale of the rewards
+    rates = certain([0.5, 0.2, 0.8])
+
+    def scores(evidence: dict[str, float]) -> np.ndarray:
+        strategy = DoPR(room=1.0)
+        each = [evidence.get(start, 0.0) for start in STARTS]
+        strategy._evidence = np.tile(np.repeat(each, len(MEMORIES)), (2, 1))
+        return strategy.score(np.arange(3), ledger, rates).score
+
+    plain = np.array([1.0, 0.64, 0.64])
+    assert scores({"pool": 50.0}) == pytest.approx(plain, rel=1e-4)
+    # New prompts go as new prompts went before: 4p(1-p) (1-p).
+    left = np.array([0.5, 0.8, 0.2])
+    assert scores({"pool at first": 50.0}) == pytest.approx(plain * left, rel=1e-4)
+    assert scores({"like at first": 50.0}) == pytest.approx(plain * left, rel=1e-4)
+    assert scores({}) == pytest.approx(plain * left**0.4, rel=1e-4)  # two starts of five
+
+
+@pytest.mark.parametrize("options", [{"signal_std": 0.0}, {"balance": -0.1}, {"room": -1.0}])
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=next(iter(options))):
         DoPR(**options)
-
-
-def test_patience_is_found_from_prompts_that_are_met_again() -> None:
-    def found(move: float) -> float:
-        """Patience after 300 visits, three steps apart, between which a rate jumps by chance."""
-        rng = np.random.default_rng(0)
-        strategy, ledger, rate = DoPR(prior="predicted"), Ledger(1, discount=0.5), 0.5
-        for _ in range(300):
-            before = Known.of(np.array([0]), ledger)
-            groups = [group(0, list((rng.random(8) < rate) * 1.0), step=ledger.step)]
-            ledger.observe(groups)
-            strategy.watch_drift(groups, before, ledger)
-            for _ in range(3):
-                ledger.end_step()
-            rate = float(np.clip(rate + rng.choice([-move, move]), 0.05, 0.95))
-        return strategy.patience_now
-
-    assert found(0.3) < 25 < 40 < found(0.0)
-    assert DoPR(prior="predicted", patience=7.0).patience_now == 7.0
-
-
-def test_drift_by_hand() -> None:
-    strategy, ledger = DoPR(prior="predicted", signal_std=0.5), Ledger(1)
-    before = Known(np.array([0]), np.array([0.25]), np.array([4.0]), np.array([3.0]))
-    ledger.observe([group(0, [0, 1])])  # the scale of the rewards
-    strategy.watch_drift([group(0, [1, 1, 1, 0])], before, ledger)
-    # Moved by 1/2; by chance v (1/4 + 1/4) with v = m (1 - m), m = (1 + 3 + 1/2) / 9 = 1/2.
-    assert strategy._moved == pytest.approx(0.25 - 0.25 * 0.5)
-    assert strategy._movable == pytest.approx(2 * 0.25 * 3)
-    first = 8 * 2 * 0.25
-    assert strategy.patience_now == pytest.approx((1.5 + first * 30) / (0.125 + first))
 
 
 def test_disagreement_counts_pairs_of_different_answers() -> None:

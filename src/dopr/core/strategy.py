@@ -55,11 +55,13 @@ class Measure:
             the policy's last hidden states over the prompt, shape (k, width); `success_rate`, the
             mean reward of `samples` rollouts that nobody pays for, shape (k,): only an oracle's.
         samples: rollouts a prompt behind a success rate.
+        layers: layers of the policy that an embedding goes through, at most; None takes all.
     """
 
     prompt_ids: tuple[int, ...]
     quantity: Literal["perplexity", "embedding", "success_rate"]
     samples: int = 8
+    layers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

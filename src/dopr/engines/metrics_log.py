@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,31 @@ class StepLog:
         self.path = path
         self._names: list[str] = []
         self._success: list[float | None] = []
+        self._sources: list[str] = []
 
-    def chose(self, name: str, success: float) -> None:
-        """Note a finished group: the prompt's id and its mean reward."""
+    def chose(self, name: str, success: float, source: str | None = None) -> None:
+        """Note a finished group: the prompt's id, its mean reward and, of several, its source."""
         self._names.append(name)
         self._success.append(None if math.isnan(success) else success)
+        if source is not None:
+            self._sources.append(source)
 
     def write(self, step: int, logs: dict[str, Any], wall_seconds: float) -> None:
         """Append one line with the logs and what was chosen since the line before."""
         row = {"step": step, **logs, "wall_s": wall_seconds}
         row["select/prompt_ids"], row["select/success"] = self._names, self._success
-        self._names, self._success = [], []
+        if self._sources:
+            row["select/sources"] = dict(Counter(self._sources))
+        self._forget()
         append_line(self.path, row)
 
     def resume(self, step: int) -> None:
         """Drop what was written after the checkpoint of `step`."""
-        self._names, self._success = [], []
+        self._forget()
         keep_lines_until(self.path, step)
+
+    def _forget(self) -> None:
+        self._names, self._success, self._sources = [], [], []
 
 
 def choice_metrics(driver: Driver, outcome: StepOutcome) -> dict[str, float]:

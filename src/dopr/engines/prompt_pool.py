@@ -54,6 +54,14 @@ def prompt_categories(dataset: Dataset) -> NDArray[np.int64]:
     return np.array([number[source] for source in sources], dtype=np.int64)
 
 
+def prompt_sources(dataset: Dataset) -> list[str] | None:
+    """The source of each prompt, its column `data_source`; None where there are not several."""
+    if "data_source" not in dataset.column_names:
+        return None
+    sources = [str(source) for source in dataset["data_source"]]
+    return sources if len(set(sources)) > 1 else None
+
+
 def pool_state(names: Sequence[str], stream: PromptStream) -> dict[str, Any]:
     """What a checkpoint says of the pool, so that a resumed run can tell its prompts apart.
 

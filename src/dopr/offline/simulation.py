@@ -18,7 +18,6 @@ from dopr.core.stream import PromptStream
 from dopr.offline.bounds import Array
 from dopr.offline.trust_region import highest_rate
 
-CAN_MEASURE = frozenset({"success_rate"})
 _FARTHEST = 60.0  # logits
 
 
@@ -32,6 +31,7 @@ class SimulatedPolicy:
         shared: one shift of all prompts' logits instead of a move of each prompt by itself. An
             update of b of the `groups` informative groups then has (b / groups)^2 kl.
         groups: B, see `shared`.
+        embeddings: of the prompts, shape (k, width); None where they cannot be read.
         seed: of the coins.
 
     Attributes:
@@ -40,12 +40,20 @@ class SimulatedPolicy:
     """
 
     def __init__(
-        self, rates: Array, kl: float, *, shared: bool = False, groups: int = 1, seed: int = 0
+        self,
+        rates: Array,
+        kl: float,
+        *,
+        shared: bool = False,
+        groups: int = 1,
+        embeddings: Array | None = None,
+        seed: int = 0,
     ) -> None:
         self.rates = np.array(rates, dtype=np.float64)
         self.updates = 0.0
         self._kl, self._shared, self._groups = kl, shared, groups
         self._rng = np.random.default_rng([seed, 4])
+        self._embeddings = embeddings
         self._ones: dict[int, NDArray[np.int64]] = {}
 
     def roll_out(self, requests: list[Request]) -> list[Group]:
@@ -57,9 +65,18 @@ class SimulatedPolicy:
         tokens = self._ones.setdefault(count, np.ones(count, dtype=np.int64))
         return Group(prompt, rewards, tokens)
 
+    @property
+    def can_measure(self) -> frozenset[str]:
+        """What `measure` answers."""
+        return frozenset(
+            {"success_rate"} if self._embeddings is None else {"success_rate", "embedding"}
+        )
+
     def measure(self, asked: Measure) -> tuple[Array, int]:
-        """The true success rates, shape (k,); they cost no token."""
-        return self.rates[np.asarray(asked.prompt_ids, dtype=np.int64)], 0
+        """The true success rates, shape (k,), or embeddings, (k, width); they cost no token."""
+        values = self._embeddings if asked.quantity == "embedding" else self.rates
+        assert values is not None  # `can_measure` says so
+        return values[np.asarray(asked.prompt_ids, dtype=np.int64)], 0
 
     def learn(self, groups: list[Group]) -> None:
         """Update on the groups of a step; those without variance change nothing."""
@@ -132,7 +149,7 @@ def run_to_target(
         watch: called after every step.
     """
     stream = PromptStream(len(policy.rates), seed)
-    driver = Driver(strategy, stream, can_measure=CAN_MEASURE)
+    driver = Driver(strategy, stream, can_measure=policy.can_measure)
     steps = 0
     while policy.rates.mean() < target and driver.spent.groups < max_groups:
         outcome = driver.step(policy.roll_out, policy.measure)

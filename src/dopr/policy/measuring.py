@@ -1,12 +1,15 @@
 """What a strategy may ask of the policy besides paid rollouts: perplexity, embedding, success."""
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
 from numpy.typing import NDArray
+from torch.nn import ModuleList
 
 from dopr.core.strategy import Measure
 from dopr.policy.prompts import TemplateOptions, prompt_token_ids
@@ -22,6 +25,7 @@ def read_prompts(
     quantity: str,
     batch_size: int,
     template_options: TemplateOptions = None,
+    layers: int | None = None,
 ) -> tuple[NDArray[np.float64], int]:
     """Perplexity or embedding of each prompt under the model.
 
@@ -31,9 +35,12 @@ def read_prompts(
             the first, shape (k,)) or `embedding` (mean last hidden state, shape (k, width)).
         batch_size: prompts in a forward pass.
         template_options: as for `dopr.policy.prompts.prompt_texts`.
+        layers: of the model that an embedding goes through; None, or more than there are, takes
+            all.
 
     Returns:
-        The values, in the order of the prompts, and the number of prompt tokens read.
+        The values, in the order of the prompts, and the number of prompt tokens read; where an
+        embedding goes through a part of the layers, that part of the tokens, rounded up.
     """
     encoded = prompt_token_ids(tokenizer, prompts, template_options)
     order = sorted(range(len(encoded)), key=lambda i: len(encoded[i]))
@@ -41,14 +48,45 @@ def read_prompts(
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            found = _forward(model, [encoded[i] for i in rows], quantity)
-            for i, value in zip(rows, found, strict=True):
-                values[i] = value
+        with _first_layers(model, layers if quantity == "embedding" else None) as share:
+            for start in range(0, len(order), batch_size):
+                rows = order[start : start + batch_size]
+                found = _forward(model, [encoded[i] for i in rows], quantity)
+                for i, value in zip(rows, found, strict=True):
+                    values[i] = value
     finally:
         model.train(training)
-    return np.asarray(values, dtype=np.float64), sum(len(ids) for ids in encoded)
+    tokens = sum(len(ids) for ids in encoded)
+    return np.asarray(values, dtype=np.float64), math.ceil(tokens * share)
+
+
+@contextlib.contextmanager
+def _first_layers(model: Any, layers: int | None) -> Iterator[float]:
+    """Leave a model its first layers alone for a while; yields their share of all.
+
+    A model whose layers are not found, or that was compiled with all of them, keeps all.
+    """
+    decoder = _decoder(model)
+    names = [name for name in ("layers", "h") if isinstance(_member(decoder, name), ModuleList)]
+    if layers is None or not names or hasattr(model, "_orig_mod"):
+        yield 1.0
+        return
+    name = names[0]
+    whole = _member(decoder, name)
+    setattr(decoder, name, ModuleList(list(whole)[:layers]))
+    try:
+        yield min(layers, len(whole)) / len(whole)
+    finally:
+        setattr(decoder, name, whole)
+
+
+def _decoder(model: Any) -> Any:
+    """The model without its head: logits over a vocabulary would be most of the memory."""
+    return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+
+
+def _member(module: Any, name: str) -> Any:
+    return getattr(module, name, None)
 
 
 @torch.no_grad()
@@ -58,11 +96,11 @@ def _forward(model: Any, ids: list[list[int]], quantity: str) -> NDArray[np.floa
     mask = torch.tensor(
         [[1] * len(row) + [0] * (width - len(row)) for row in ids], device=model.device
     )
-    wants_states = quantity == "embedding"
-    output = model(input_ids=tokens, attention_mask=mask, output_hidden_states=wants_states)
-    if wants_states:
-        states = output.hidden_states[-1].float() * mask.unsqueeze(-1)
+    if quantity == "embedding":
+        output = _decoder(model)(input_ids=tokens, attention_mask=mask, use_cache=False)
+        states = output.last_hidden_state.float() * mask.unsqueeze(-1)
         return (states.sum(1) / mask.sum(1, keepdim=True)).double().cpu().numpy()
+    output = model(input_ids=tokens, attention_mask=mask)
     logps = torch.log_softmax(output.logits[:, :-1].float(), dim=-1)
     picked = logps.gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1) * mask[:, 1:]
     mean = picked.sum(1) / mask[:, 1:].sum(1).clamp(min=1)
@@ -92,4 +130,5 @@ def measure(
         asked.quantity,
         sampling.batch_size,
         sampling.template_options,
+        asked.layers,
     )

@@ -5,13 +5,14 @@ averaged is carried along, because the page says so.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from dopr.report.completions import Interner
-from dopr.report.data import Record, Run, Source, number
+from dopr.report.data import Record, Run, Source, number, section
 
 Points = list[tuple[float, float]]
 COST_AXES = {
@@ -29,6 +30,7 @@ TRAINING = {
 CURVE_POINTS = 300
 TRAINING_BINS = 40
 TOP_PROMPTS = 12
+SHARES = 6  # sources whose share in the choice is drawn
 
 
 def clean(value: float | None, digits: int = 5) -> float | int | None:
@@ -264,12 +266,42 @@ def _top_prompts(
     return top
 
 
+def source_shares(run: Run) -> dict[str, Points]:
+    """What part of each step's prompts came from each source: the most chosen ones, by name."""
+    counts = [
+        (float(record["step"]), section(record, "select/sources"))
+        for record in run.metrics
+        if section(record, "select/sources")
+    ]
+    totals = Counter[str]()
+    for _, row in counts:
+        totals.update({name: int(number(value) or 0) for name, value in row.items()})
+    return {
+        f"share of {name}": [
+            (
+                step,
+                (number(row.get(name)) or 0.0)
+                / max(sum(number(v) or 0.0 for v in row.values()), 1.0),
+            )
+            for step, row in counts
+        ]
+        for name, _ in totals.most_common(SHARES)
+    }
+
+
 def selection_rates(run: Run, bins: int = TRAINING_BINS) -> Record:
-    """Coverage and signal rate of a run over its steps: `{name: {"x", "y"}}`, those logged."""
+    """Coverage, signal rate and the share of each source in the choice of a run over its steps.
+
+    `{name: {"x", "y"}}`, those logged.
+    """
     records = [_with_signal_rate(record) for record in run.metrics]
     result: Record = {}
-    for name, key in (("coverage", "select/coverage"), ("signal rate", "select/signal_rate")):
-        points = bin_mean(pairs(records, "step", key), bins)
+    lines = {
+        "coverage": pairs(records, "step", "select/coverage"),
+        "signal rate": pairs(records, "step", "select/signal_rate"),
+    } | source_shares(run)
+    for name, all_points in lines.items():
+        points = bin_mean(all_points, bins)
         if points:
             xs, ys = zip(*points, strict=True)
             result[name] = {"x": clean_list(xs), "y": clean_list(ys, 4)}

@@ -14,7 +14,7 @@ from trl import GRPOTrainer
 from dopr.core.driver import Driver
 from dopr.core.errors import UserError
 from dopr.core.stream import OfferedStream
-from dopr.engines.prompt_pool import prompt_names
+from dopr.engines.prompt_pool import prompt_names, prompt_sources
 from dopr.engines.trl import checkpoints
 from dopr.engines.trl.setup import (
     ROW,
@@ -32,6 +32,7 @@ class LoadingTrainer(GRPOTrainer):
     Attributes:
         driver: the running strategy.
         prompt_names: the id of each prompt of the pool, in the order of the ledger's rows.
+        prompt_sources: the source of each, None where there is one source or none is named.
         offered: row numbers of the batch that the loader gave last, one a row of this process.
     """
 
@@ -39,6 +40,7 @@ class LoadingTrainer(GRPOTrainer):
     model: Any
     driver: Driver
     prompt_names: list[str]
+    prompt_sources: list[str] | None
     offered: list[int]
     _signature_columns: Any
     _pool: Dataset
@@ -46,7 +48,7 @@ class LoadingTrainer(GRPOTrainer):
 
     def _take_pool(self, rows: Dataset) -> None:
         """Choose among these rows from now on."""
-        self.prompt_names = prompt_names(rows)
+        self.prompt_names, self.prompt_sources = prompt_names(rows), prompt_sources(rows)
         if self.args.remove_unused_columns:  # rewards see what is left, as in TRL
             rows = self._remove_unused_columns(rows, "training")
         self._pool = rows

@@ -364,8 +364,10 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         """Put what was chosen and spent where TRL's `log` will find it."""
         for name, value in choice_metrics(self.driver, outcome).items():
             self._metrics["train"][name].append(value)
+        sources = self.prompt_sources
         for group in outcome.generated:
-            self._step_log.chose(self.prompt_names[group.prompt_id], group.mean)
+            source = None if sources is None else sources[group.prompt_id]
+            self._step_log.chose(self.prompt_names[group.prompt_id], group.mean, source)
 
     def clear_completions(self) -> None:
         """Empty TRL's table of completions, or a small step would show rows of earlier ones."""

@@ -2,42 +2,51 @@
 
 The acquisition is that of `dopr.strategies.methods.dopr_paper`, with another volatility. Two things
 spoil the plain one on pools that are larger than a run: most candidates were never seen, and what
-is known of the others is old. Both are answered by one estimate of a prompt's success rate now,
-
-    p_i ~ Beta(a_i, b_i),   V_i = E[4 p_i (1 - p_i)],
-
-in which what was seen of the prompt counts the less the older it is, and the prior is what like
-prompts did lately: see `dopr.strategies.parts.shared_rates`.
+is known of the others is old. Both are answered by forecasts of a prompt's success rate now, among
+them what like prompts did lately, each believed as far as it has foretold what came out
+(`dopr.strategies.parts.shared_rates`). And where a pool has several kinds of prompts, taking the
+best alone goes through them one after another; so what a prompt is worth falls as its like have had
+their share of the choice (`dopr.strategies.parts.even_shares`).
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
 from dopr.core.strategy import StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
 from dopr.strategies.methods.dopr_paper import DoPRPaper, Scores
-from dopr.strategies.parts.shared_rates import Known, Rates, SharedRates
+from dopr.strategies.parts.even_shares import EvenShares
+from dopr.strategies.parts.expected_tokens import ExpectedTokens
+from dopr.strategies.parts.shared_rates import Forecasts, SharedRates
+
+COSTS = ("rollouts", "tokens")
 
 
 @dataclass
-class DoPR(DoPRPaper, SharedRates):
-    """A few prompts a step, chosen by the volatility of success rates that like prompts share.
+class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
+    """A few prompts a step, of different kinds, chosen by the volatility of forecast success rates.
 
     Args:
-        prompts_per_step: prompts rolled out, the best ones. None takes four, or as many as the
-            trainer's batch holds.
+        prompts_per_step: prompts rolled out. None takes four, or as many as the trainer's batch
+            holds.
         exploration, discount: as in `DoPRPaper`, with other defaults.
-        prior: `predicted` shares success rates. `optimistic` and `pool` are the paper's, and leave
-            the rule of `DoPRPaper`; only these know another `volatility` than `total`.
+        prior: `predicted` forecasts success rates. `optimistic` and `pool` are the paper's, and
+            leave the rule of `DoPRPaper`; only these know another `volatility` than `total`.
         candidates, volatility, entropy, prior_strength: see `DoPRPaper`.
-        patience, prior_rollouts, memory, signal_std: of `predicted`, see `SharedRates`.
+        signal_std: of `predicted`, see `SharedRates`.
+        room: of `predicted`, exponent of what a prompt has left to gain, 1 - p, where prompts do
+            not help each other; times `independence` where they may.
+        balance: of `predicted`, see `EvenShares`.
+        cost: of `predicted`, what a prompt's score is divided by: `rollouts`, the same for all, or
+            `tokens`, those that a rollout of it is expected to take, see `ExpectedTokens`.
 
-    Source: the acquisition is DoPR's [2602.00815], reconstructed; the sharing is ours.
+    Source: the acquisition is DoPR's [2602.00815], reconstructed; forecasts and shares are ours.
     """
 
     name = "dopr"
@@ -48,10 +57,16 @@ class DoPR(DoPRPaper, SharedRates):
     exploration: float = 0.0
     discount: float = 0.5
     prior: str = "predicted"
+    room: float = 1.25
+    cost: Literal["rollouts", "tokens"] = "rollouts"
 
     def __post_init__(self) -> None:
         DoPRPaper.__post_init__(self)
         SharedRates.__post_init__(self)
+        EvenShares.__post_init__(self)
+        if self.cost not in COSTS:
+            raise unknown_name("cost", self.cost, COSTS)
+        require(self.room >= 0, f"room is {self.room}; it must not be negative")
         require(
             self.volatility == "total" or self.prior != "predicted",
             f"prior 'predicted' knows no volatility {self.volatility!r}; use prior 'pool'",
@@ -61,34 +76,46 @@ class DoPR(DoPRPaper, SharedRates):
         if self.prior != "predicted":
             return (yield from super().step(prompts, ledger))
         candidates = prompts.draw(min(self.candidates, prompts.size))
-        embeddings = None
-        if "embedding" in self.can_measure:
-            both = np.concatenate([self._ids, candidates])
-            embeddings = yield from self.embed(prompts, both)
-        rates = self.rates_now(candidates, embeddings, ledger)
-        chosen = candidates[self.choose(self.score(candidates, ledger, rates), prompts)]
-        before = Known.of(chosen, ledger)
+        features = yield from self.read(prompts, candidates)
+        forecasts = self.forecast(candidates, features, ledger)
+        scores = self.score(candidates, ledger, forecasts)
+        count = self.prompts_per_step or self.usual_prompts
+        worth = scores.score.astype(np.float64)
+        if self.cost == "tokens":
+            worth /= self.expected_tokens(candidates, forecasts.inputs, ledger)
+        picked = self.choose_evenly(features, worth, count, prompts.rng)
+        best = picked.positions
+        self._tell(scores, best, picked.counted)
+        if picked.spread is not None:
+            self._last["select/spread"] = picked.spread
+        chosen = candidates[best]
         groups = yield self.requests(chosen)
-        self.watch_drift(groups, before, ledger)
-        self.remember(groups)
+        known = forecasts.of(best)
+        self.learn(groups, chosen, known, ledger)
+        if self.cost == "tokens":
+            self.note_lengths(groups, chosen, known.inputs)
         return groups
 
     def score(
-        self, candidates: NDArray[np.int64] | None, ledger: Ledger, rates: Rates | None = None
+        self,
+        candidates: NDArray[np.int64] | None,
+        ledger: Ledger,
+        forecasts: Forecasts | None = None,
     ) -> Scores:
         """Score candidates.
 
         Args:
             candidates: prompt ids of shape (k,), or None for the whole pool.
             ledger: what is known.
-            rates: posteriors of the candidates' success rates; None scores as `DoPRPaper` does.
+            forecasts: of the candidates' success rates; None scores as `DoPRPaper` does.
         """
-        if rates is None:
+        if forecasts is None:
             return super().score(candidates, ledger)
         rows: Any = slice(None) if candidates is None else candidates
-        volatility = (rates.volatility * self.spread(rows, ledger)).astype(np.float32)
+        volatility = (forecasts.volatility * self.spread(rows, ledger)).astype(np.float32)
         bonus = self.bonus(rows, ledger)
-        return Scores(volatility + bonus, volatility, bonus)
+        left = (1 - forecasts.mean) ** (self.room * self.independence)
+        return Scores(left.astype(np.float32) * volatility + bonus, volatility, bonus)
 
     def spread(self, rows: Any, ledger: Ledger) -> NDArray[np.float64]:
         """How far a prompt's rewards vary, of what its mean allows: 1 for verdicts, shape (k,).
@@ -99,6 +126,10 @@ class DoPR(DoPRPaper, SharedRates):
         mean = to_unit(ledger.mean[rows], ledger)
         most = 4 * mean * (1 - mean)
         weight = np.where(most > 1e-3, ledger.weight[rows], 0.0)
-        share = np.minimum(ledger.volatility("total")[rows] / np.maximum(most, 1e-3), 1.0)
+        share = np.minimum(
+            ledger.volatility("total", None if isinstance(rows, slice) else rows)
+            / np.maximum(most, 1e-3),
+            1.0,
+        )
         share = np.where(share > 1 - 1e-3, 1.0, share)  # rounding must not rank verdicts
         return (weight * share + 4) / (weight + 4)

@@ -159,12 +159,18 @@ class DoPRPaper(Strategy):
             prompts: whose generator breaks ties.
         """
         chosen = best(scores.score, self.prompts_per_step or self.usual_prompts, prompts.rng)
+        self._tell(scores, chosen)
+        return chosen
+
+    def _tell(
+        self, scores: Scores, chosen: NDArray[np.int64], counted: NDArray[Any] | None = None
+    ) -> None:
+        """Keep for the log why prompts were chosen; `counted`, shape (chosen,), if not by score."""
         self._last = {
-            "select/score": _mean(scores.score, chosen),
+            "select/score": _mean(scores.score, chosen) if counted is None else counted.mean(),
             "select/volatility": _mean(scores.volatility, chosen),
             "select/bonus": _mean(scores.bonus, chosen),
         }
-        return chosen
 
     def requests(self, chosen: NDArray[np.int64]) -> list[Request]:
         """A group of each prompt chosen; a pool smaller than the step is repeated to fill it, as

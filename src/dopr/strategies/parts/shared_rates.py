@@ -1,210 +1,240 @@
-"""Success rates as they are now, of prompts seen and unseen: what was seen of a prompt, faded by
-age, shrunk to what like prompts did lately.
+"""Success rates as they are now, of prompts seen and unseen: several forecasts, each weighed by how
+well it has foretold what came out.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
-from dopr.core.moves import prompt_ids
+from dopr.core.moves import no_prompts
 from dopr.core.strategy import Group, require
 from dopr.core.success_rates import to_unit
-from dopr.strategies.parts.gaussian_process import posterior
-from dopr.strategies.parts.prediction import EmbeddingStrategy
+from dopr.strategies.parts.fading import no_observations, observe, predict, whitening
+from dopr.strategies.parts.features import PromptFeatures
 
 Array = NDArray[np.float64]
 
+# What a forecast starts from, and after how many steps it counts 1/e of what was seen of a prompt.
+STARTS = ("coin", "pool", "pool at first", "like", "like at first")
+MEMORIES = (8.0, 32.0, 128.0, math.inf)
 
-# Where patience is found from the data: what to begin with (steps), its weight in prompts met
-# again, and how far back that goes.
-FIRST_PATIENCE, FIRST_WEIGHT, KEEP_DRIFT = 30.0, 8.0, 0.99
+KEEP_EVIDENCE = 0.98  # a step
+KEEP_POOL = 1 - 1 / 256  # a group
 
-# Bounds of what a prediction may be worth, in rollouts: never nothing, never beyond doubt.
+# Bounds of what a start may be worth, in rollouts: never nothing, never beyond doubt.
 FEWEST, MOST = 0.25, 32.0
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the ledger knew of some prompts; arrays of shape (k,).
+class Forecasts:
+    """Beta distributions of success rates, several for each prompt.
 
     Attributes:
-        ids: the prompts.
-        mean: mean reward in [0, 1].
-        weight: rewards behind it, 0 for a prompt never visited.
-        age: steps since.
+        alpha, beta: shape (forecasts, k).
+        weights: how much each is believed, shape (forecasts, k), columns of sum 1.
+        inputs: what the regressions among them went by, shape (k, landmarks); None without any.
     """
-
-    ids: NDArray[np.int64]
-    mean: Array
-    weight: Array
-    age: Array
-
-    @classmethod
-    def of(cls, ids: NDArray[np.int64], ledger: Ledger) -> "Known":
-        """What is known of the prompts `ids`, of shape (k,), now."""
-        weight = np.where(ledger.visits[ids] > 0, ledger.weight[ids], 0.0)
-        age = np.asarray(ledger.step - ledger.last_step[ids], dtype=np.float64)
-        return cls(ids, to_unit(ledger.mean[ids], ledger), weight, age)
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Beta posteriors over success rates, alpha and beta of shape (k,)."""
 
     alpha: Array
     beta: Array
+    weights: Array
+    inputs: Array | None = None
 
     @property
     def mean(self) -> Array:
-        """Expected success rate p, in [0, 1]."""
-        return self.alpha / (self.alpha + self.beta)
+        """Expected success rate, in [0, 1], shape (k,)."""
+        return np.asarray((self.weights * (self.alpha / (self.alpha + self.beta))).sum(axis=0))
 
     @property
     def volatility(self) -> Array:
-        """Expected 4 p (1 - p): 1 for a prompt known to be a fair coin, less where p is unsure."""
+        """Expected 4 p (1 - p), shape (k,): 1 for a prompt known to be a fair coin, less where p is
+        unsure.
+        """
         total = self.alpha + self.beta
-        return 4 * self.alpha * self.beta / (total * (total + 1))
+        each = 4 * self.alpha * self.beta / (total * (total + 1))
+        return np.asarray((self.weights * each).sum(axis=0))
+
+    def of(self, positions: NDArray[np.int64]) -> "Forecasts":
+        """Those of the prompts at some positions."""
+        return Forecasts(
+            self.alpha[:, positions],
+            self.beta[:, positions],
+            self.weights[:, positions],
+            None if self.inputs is None else self.inputs[positions],
+        )
 
 
 @dataclass
-class SharedRates(EmbeddingStrategy):
-    """Base of strategies that estimate success rates with the help of like prompts.
+class SharedRates(PromptFeatures):
+    """Base of strategies that forecast success rates with the help of other prompts.
 
     Let prompt i have been rolled out last a steps ago, with discounted mean reward m_i in [0, 1]
-    from w_i rewards (the ledger's). Its success rate now has the posterior
+    from w_i rewards (the ledger's). A forecast of its success rate now is
 
-        Beta(k c + u m, k (1 - c) + u (1 - m)),  u = w exp(-a / patience),  k = c (1 - c) / s^2 - 1
+        Beta(k c + u m, k (1 - c) + u (1 - m)),  u = w exp(-a / memory),  k = c (1 - c) / s^2 - 1
 
-    where c and s^2, mean and variance of the prediction, come from the newest groups of the prompts
-    rolled out last: Gaussian process regression on their embeddings, a group of n rewards observed
-    with variance v exp(a / patience) / n. A sure prediction is worth many rollouts, an unsure one
-    few. Where the driver gives no embeddings, c and s^2 are mean and variance of these success
-    rates over prompts.
+    for each memory of `MEMORIES` and each start (c, s^2) of `STARTS`: a fair coin (k = 2); mean and
+    variance of the success rates seen lately, or of those of prompts seen for the first time; and
+    the same two questions asked of like prompts alone, by Gaussian process regression on features
+    of their embeddings. In the first, older groups fade. Each forecast is believed in proportion to
+    the likelihood of what came out under it, which fades by `KEEP_EVIDENCE` a step, and apart for
+    prompts seen and unseen: likeness that misleads is soon disbelieved.
 
     Args:
-        patience: steps after which what was seen counts 1/e; None finds it from how far prompts
-            that are met again have moved.
-        prior_rollouts: k, how many rollouts the prediction is worth; None takes it from s^2.
-        memory: prompts behind the prediction, those rolled out last.
-        signal_std: spread of success rates over a pool that the regression expects.
+        signal_std: spread of success rates over a pool that is expected before any is seen.
 
-    Source: ours; empirical Bayes with a Gaussian process, as VIP [2602.01601, V] uses one.
+    Source: ours; empirical Bayes with a Gaussian process, as VIP [2602.01601, S] uses one.
     """
 
-    measures = frozenset()
-    may_measure = frozenset({"embedding"})
-
-    patience: float | None = None
-    prior_rollouts: float | None = None
-    memory: int = 256
     signal_std: float = 0.35
-    # Newest last: prompt, mean reward, rewards, step.
-    _ids: NDArray[np.int64] = field(
-        default_factory=lambda: np.empty(0, np.int64),
-        init=False,
-        repr=False,
-        metadata=prompt_ids("_means", "_counts", "_steps"),
+    # Log-likelihood of each forecast, for prompts unseen and seen; shape (2, forecasts).
+    _evidence: Array = field(
+        default_factory=lambda: np.empty((2, 0)), init=False, repr=False, metadata=no_prompts()
     )
-    _means: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
-    _counts: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
-    _steps: Array = field(default_factory=lambda: np.empty(0), init=False, repr=False)
-    # Sums over prompts met again: squared moves beyond chance, and what these would be at a
-    # patience of one step.
-    _moved: float = field(default=0.0, init=False, repr=False)
-    _movable: float = field(default=0.0, init=False, repr=False)
+    # Groups, their success rates, the squares of these and the variances that rollouts alone give
+    # them, faded and summed up: of all groups, and of prompts seen for the first time.
+    _pool: Array = field(
+        default_factory=lambda: np.zeros((2, 4)), init=False, repr=False, metadata=no_prompts()
+    )
+    # Sums of the two regressions, shape (2, landmarks, landmarks + 2), and what makes features'
+    # likeness to the landmarks their input.
+    _regressions: Array = field(
+        default_factory=lambda: np.empty((2, 0, 2)), init=False, repr=False, metadata=no_prompts()
+    )
+    _whitening: Array = field(
+        default_factory=lambda: np.empty((0, 0)), init=False, repr=False, metadata=no_prompts()
+    )
 
     def __post_init__(self) -> None:
-        for name in ("patience", "prior_rollouts", "signal_std"):
-            value = getattr(self, name)
-            require(value is None or value > 0, f"{name} is {value}; it must be positive")
-        require(self.memory >= 1, f"memory is {self.memory}; it must be at least 1")
+        require(self.signal_std > 0, f"signal_std is {self.signal_std}; it must be positive")
 
-    def remember(self, groups: list[Group]) -> None:
-        """Keep finished groups for the prediction, of each prompt the newest."""
-        scored = {group.prompt_id: group for group in groups if group.scored.size}.values()
-        new = {
-            "_ids": np.array([group.prompt_id for group in scored], dtype=np.int64),
-            "_means": np.array([group.mean for group in scored], dtype=np.float64),
-            "_counts": np.array([group.scored.size for group in scored], dtype=np.float64),
-            "_steps": np.array([group.step for group in scored], dtype=np.float64),
-        }
-        kept = ~np.isin(self._ids, new["_ids"])
-        for name, values in new.items():
-            known = np.concatenate([getattr(self, name)[kept], values])
-            setattr(self, name, known[-self.memory :])
+    def forecast(self, ids: NDArray[np.int64], features: Array | None, ledger: Ledger) -> Forecasts:
+        """Forecasts of the success rates of prompts, ids of shape (k,), features as of `read`."""
+        inputs = None if features is None else self._inputs(features)
+        starts = self._starts(len(ids), inputs)
+        seen = ledger.visits[ids] > 0
+        known = np.where(seen, ledger.weight[ids], 0.0)
+        own = to_unit(ledger.mean[ids], ledger)
+        age = (ledger.step - ledger.last_step[ids]).astype(np.float64)
+        faded = known * np.exp(-age / np.array(MEMORIES)[:, None])  # (memories, k)
+        alpha = np.concatenate([worth * center + faded * own for center, worth in starts])
+        beta = np.concatenate(
+            [worth * (1 - center) + faded * (1 - own) for center, worth in starts]
+        )
+        if self._evidence.shape[1] != len(alpha):
+            self._evidence = np.zeros((2, len(alpha)))
+        return Forecasts(alpha, beta, self._beliefs()[seen.astype(np.int64)].T, inputs)
+
+    def _beliefs(self) -> Array:
+        """Weights of the forecasts, for prompts unseen and seen, shape (2, forecasts)."""
+        likely = np.exp(self._evidence - self._evidence.max(axis=1, keepdims=True))
+        return np.asarray(likely / likely.sum(axis=1, keepdims=True))
 
     @property
-    def patience_now(self) -> float:
-        """Steps after which what was seen counts 1/e, as given or as found so far."""
-        if self.patience is not None:
-            return self.patience
-        first = FIRST_WEIGHT * 2 * self.signal_std**2
-        moved = max(self._moved, 0.0) + first
-        return (self._movable + first * FIRST_PATIENCE) / moved
+    def independence(self) -> float:
+        """How far prompts seem not to help each other, in [0, 1].
 
-    def watch_drift(self, groups: list[Group], before: "Known", ledger: Ledger) -> None:
-        """Learn from prompts met again how fast success rates move.
+        The belief that prompts met for the first time go as such prompts did before, whatever was
+        trained on since.
+        """
+        if not self._evidence.shape[1]:
+            return 0.0
+        return float(self._beliefs()[0].reshape(-1, len(MEMORIES)).sum(axis=1)[2::2].sum())
 
-        A rate that returns to the pool's mean within `patience` steps has moved after a steps by
-        2 s^2 a / patience in the mean square (Ornstein-Uhlenbeck, a small against it), where s is
-        the spread of the pool. What was seen differs by chance besides, which is taken off.
+    def _starts(self, count: int, inputs: Array | None) -> list[tuple[Array, Array]]:
+        """Mean and worth in rollouts of each start, all of shape (count,)."""
+        starts = [(np.full(count, 0.5), np.full(count, 2.0))]
+        pools = [self._pool_rate(sums) for sums in self._pool]
+        for center, variance in pools:
+            starts.append(_start(np.full(count, center), np.full(count, variance)))
+        if inputs is not None:
+            for (center, _), sums in zip(pools, self._regressions, strict=True):
+                starts.append(_start(*predict(sums, inputs, center, self.signal_std**2)))
+        return starts
+
+    def _inputs(self, features: Array) -> Array:
+        """What the regressions go by, shape (k, landmarks)."""
+        if not len(self._whitening):
+            self._whitening = whitening(self.likeness(self._landmarks, self._landmarks))
+            self._regressions = np.stack([no_observations(len(self._landmarks))] * 2)
+        return self.likeness(features, self._landmarks) @ self._whitening
+
+    def _pool_rate(self, sums: Array) -> tuple[float, float]:
+        """Mean and variance of success rates; one imaginary fair coin is among them, since the
+        first group alone must not decide for the whole pool.
+        """
+        groups, rates, squares, sampling = sums.tolist()
+        center = (rates + 0.5) / (groups + 1)
+        # What they vary beyond what their own sampling explains.
+        beyond = squares - 2 * center * rates + center * center * groups - sampling
+        return center, (max(beyond, 0.0) + self.signal_std**2) / (groups + 1)
+
+    def learn(
+        self,
+        groups: list[Group],
+        ids: NDArray[np.int64],
+        forecasts: Forecasts,
+        ledger: Ledger,
+    ) -> None:
+        """Take in what came out, after the ledger has.
 
         Args:
-            groups: finished ones.
-            before: what was known of their prompts before.
-            ledger: scale of the rewards.
+            groups: finished ones, of `ids` alone.
+            ids: of the prompts rolled out, shape (k,).
+            forecasts: of these, as they were before.
+            ledger: what is known now.
         """
+        self._evidence *= KEEP_EVIDENCE
+        inputs = forecasts.inputs
+        if inputs is not None:
+            memories = np.tile(MEMORIES, len(self._evidence[1]) // len(MEMORIES))
+            self._regressions[0] *= math.exp(-float((self._beliefs()[1] / memories).sum()))
+        place = {int(prompt): position for position, prompt in enumerate(ids)}
         for group in groups:
-            place = np.flatnonzero(before.ids == group.prompt_id)
-            if not group.scored.size or not place.size or before.weight[place[0]] <= 0:
+            count = group.scored.size
+            if not count or group.prompt_id not in place:
                 continue
-            old, weight, age = (
-                float(c[place[0]]) for c in (before.mean, before.weight, before.age)
-            )
-            new, count = float(to_unit(group.mean, ledger)), group.scored.size
-            middle = (old * weight + new * count + 0.5) / (weight + count + 1)
-            chance = middle * (1 - middle) * (1 / weight + 1 / count)
-            self._moved = KEEP_DRIFT * self._moved + (new - old) ** 2 - chance
-            self._movable = KEEP_DRIFT * self._movable + 2 * self.signal_std**2 * age
+            position = place[group.prompt_id]
+            rate = float(to_unit(group.mean, ledger))
+            new = ledger.visits.item(group.prompt_id) == 1
+            alpha, beta = forecasts.alpha[:, position], forecasts.beta[:, position]
+            self._evidence[0 if new else 1] += log_likelihood(rate * count, count, alpha, beta)
+            # Half a success and half a failure more: eight of eight right is no certainty.
+            smoothed = (rate * count + 0.5) / (count + 1)
+            sampling = smoothed * (1 - smoothed) / count
+            for which in (0, 1) if new else (0,):
+                self._pool[which] *= KEEP_POOL
+                self._pool[which] += (1.0, rate, rate * rate, sampling)
+                if inputs is not None:
+                    observe(self._regressions[which], inputs[position], rate, sampling + 1e-6)
 
-    def rates_now(self, ids: NDArray[np.int64], embeddings: Array | None, ledger: Ledger) -> Rates:
-        """Posteriors of the success rates of prompts, ids of shape (k,).
 
-        Args:
-            ids: shape (k,).
-            embeddings: of the remembered prompts followed by those of `ids`, shape (n + k, width),
-                or None.
-            ledger: what is known.
-        """
-        center, variance = self._predict(len(ids), embeddings, ledger)
-        center = np.clip(center, 0.01, 0.99)
-        if self.prior_rollouts is None:
-            spread = center * (1 - center)
-            worth = np.clip(spread / np.maximum(variance, 1e-9) - 1, FEWEST, MOST)
-        else:
-            worth = np.full(len(ids), self.prior_rollouts)
-        known = Known.of(ids, ledger)
-        weight, own = known.weight * np.exp(-known.age / self.patience_now), known.mean
-        return Rates(worth * center + weight * own, worth * (1 - center) + weight * (1 - own))
+def _start(center: Array, variance: Array) -> tuple[Array, Array]:
+    """Mean and worth in rollouts of Beta distributions with these means and variances."""
+    center = np.clip(center, 0.01, 0.99)
+    worth = center * (1 - center) / np.maximum(variance, 1e-9) - 1
+    return center, np.clip(worth, FEWEST, MOST)
 
-    def _predict(self, count: int, embeddings: Array | None, ledger: Ledger) -> tuple[Array, Array]:
-        """Mean and variance of the predicted success rates, both (count,)."""
-        if not len(self._ids):
-            return np.full(count, 0.5), np.full(count, self.signal_std**2)
-        rates = to_unit(self._means, ledger)
-        # Half a success and half a failure more: eight of eight right is no certainty.
-        smoothed = (rates * self._counts + 0.5) / (self._counts + 1)
-        sampling = smoothed * (1 - smoothed) / self._counts
-        # One imaginary fair coin: the first group alone must not decide for the whole pool. Age
-        # does not count here, or the pool would seem to consist of the prompts chosen lately.
-        center = (float(rates.sum()) + 0.5) / (len(rates) + 1)
-        if embeddings is None:
-            # What the success rates vary beyond what their own sampling explains.
-            beyond = float(np.square(rates - center).sum() - sampling.sum())
-            variance = (max(beyond, 0.0) + self.signal_std**2) / (len(rates) + 1)
-            return np.full(count, center), np.full(count, variance)
-        faded = np.exp(np.minimum((ledger.step - self._steps) / self.patience_now, 30.0))
-        known, asked = embeddings[: len(rates)], embeddings[len(rates) :]
-        return posterior(asked, known, rates, sampling * faded, center, self.signal_std)
+
+def log_likelihood(right: float, count: int, alpha: Array, beta: Array) -> Array:
+    """Log-likelihood that `right` of `count` rollouts in some order succeed, shape as alpha.
+
+    The success rate is drawn from Beta(alpha, beta). A partial reward counts as a part of a
+    success.
+    """
+    lgamma = math.lgamma
+    wrong = count - right
+    return np.array(
+        [
+            lgamma(a + right)
+            - lgamma(a)
+            + lgamma(b + wrong)
+            - lgamma(b)
+            - lgamma(a + b + count)
+            + lgamma(a + b)
+            for a, b in zip(alpha.tolist(), beta.tolist(), strict=True)
+        ]
+    )

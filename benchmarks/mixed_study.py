@@ -1,0 +1,194 @@
+"""What a finished comparison on a pool of several kinds says of each kind.
+
+    python benchmarks/mixed_study.py runs/studies/mixed/half docs/results/mixed/half
+
+Keeps comparison.json, config.yaml and tuning.json, and the evaluations of every run by kind and the
+sources of what was chosen (runs.json); writes summary.json, table.md and spread.svg. Given the
+second folder alone it makes those three anew from what is kept. Nothing is trained.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from publish_comparison import COLOURS, spread
+
+from dopr.core.statistics import median_with_interval, paired_difference, ratios
+
+plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
+
+COSTS = {"rollouts": "rollouts_total", "tokens": "generated_tokens_total", "wall_s": "wall_s"}
+OURS = "dopr"
+PARTS = {"a quarter": 0.25, "half": 0.5, "the end": 1.0}
+BINS = 16
+
+Runs = dict[str, dict[str, dict[str, Any]]]
+
+
+def read_runs(folder: Path) -> Runs:
+    """Strategy -> seed -> evaluations by kind, and how many prompts of each source were chosen."""
+    found: Runs = {}
+    for file in sorted(folder.glob("runs/*/seed-*/eval.jsonl")):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        chosen = [json.loads(x) for x in (file.parent / "metrics.jsonl").read_text().splitlines()]
+        seed = file.parent.name.removeprefix("seed-")
+        found.setdefault(file.parent.parent.name, {})[seed] = {
+            "evals": [
+                {field: row[field] for field in COSTS.values()}
+                | {"avg@k": row["avg@k"]}
+                | {"kinds": {name: one["avg@k"] for name, one in row["sets"].items()}}
+                for row in rows
+            ],
+            "sources": [
+                [row["rollout/rollouts_total"], row["select/sources"]]
+                for row in chosen
+                if row.get("select/sources")
+            ],
+        }
+    return found
+
+
+def at(run: dict[str, Any], rollouts: float) -> dict[str, Any]:
+    """The last evaluation up to so many rollouts."""
+    return [row for row in run["evals"] if row["rollouts_total"] <= rollouts][-1]
+
+
+def cost_of(run: dict[str, Any], value: float, field: str) -> float | None:
+    """What the run had paid at its first evaluation with at least this mean accuracy."""
+    return next((row[field] for row in run["evals"] if row["avg@k"] >= value), None)
+
+
+def against(runs: Runs, rival: str) -> dict[str, Any]:
+    """`dopr` against a rival: the cost of its median final accuracy, and kinds on the way."""
+    seeds = sorted(runs[OURS], key=int)
+    pairs = [(runs[OURS][seed], runs[rival][seed]) for seed in seeds]
+    target = float(np.median([theirs["evals"][-1]["avg@k"] for _, theirs in pairs]))
+    result: dict[str, Any] = {"matched_final": target}
+    for cost, field in COSTS.items():
+        own = [cost_of(ours, target, field) for ours, _ in pairs]
+        other = [cost_of(theirs, target, field) for _, theirs in pairs]
+        totals = [theirs["evals"][-1][field] for _, theirs in pairs]
+        values, bounded = ratios(own, other, totals)
+        result[cost] = median_with_interval(values) | {"per_seed": values, "bounded": bounded}
+    end = min(run["evals"][-1]["rollouts_total"] for pair in pairs for run in pair)
+    for part, share in PARTS.items():
+        rows = [(at(ours, share * end), at(theirs, share * end)) for ours, theirs in pairs]
+        result[part] = {
+            kind: paired_difference(
+                [ours["kinds"][kind] for ours, _ in rows],
+                [theirs["kinds"][kind] for _, theirs in rows],
+            )
+            for kind in rows[0][0]["kinds"]
+        } | {
+            "all": paired_difference(
+                *zip(*[(a["avg@k"], b["avg@k"]) for a, b in rows], strict=True)
+            )
+        }
+    return result
+
+
+def summarise(runs: Runs) -> dict[str, Any]:
+    return {
+        "finals": {
+            name: median_with_interval([run["evals"][-1]["avg@k"] for run in by_seed.values()])
+            for name, by_seed in runs.items()
+        },
+        "seeds": len(runs[OURS]),
+        "against": {name: against(runs, name) for name in runs if name != OURS},
+    }
+
+
+def kind_of(name: str) -> str:
+    """`tiny:ab/eval` as `ab`."""
+    return name.partition(":")[2].partition("/")[0] or name
+
+
+def table(summary: dict[str, Any]) -> str:
+    lines = [
+        f"| `dopr` against, {summary['seeds']} seeds | its final | rollouts | tokens | seconds |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, entry in summary["against"].items():
+        cells = [spread(entry[cost], ".2f") for cost in COSTS]
+        lines.append(f"| `{name}` | {entry['matched_final']:.3f} | {' | '.join(cells)} |")
+    kinds = list(next(iter(summary["against"].values()))["the end"])
+    lines += ["", "Accuracy, `dopr` minus it (mean and 95% interval over seeds):", ""]
+    lines += [
+        "| against | after | " + " | ".join(map(kind_of, kinds)) + " |",
+        "| --- | --- |" + " --- |" * len(kinds),
+    ]
+    for name, entry in summary["against"].items():
+        for part in PARTS:
+            cells = [difference(entry[part][kind]) for kind in kinds]
+            lines.append(f"| `{name}` | {part} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def difference(entry: dict[str, Any]) -> str:
+    return f"{entry['mean']:+.3f} ({entry['mean_low']:+.3f} to {entry['mean_high']:+.3f})"
+
+
+def shares(by_seed: dict[str, Any], sources: Sequence[str], edges: np.ndarray) -> np.ndarray:
+    """Share of each source among the prompts chosen between these rollouts, mean over seeds."""
+    all_seeds = []
+    for run in by_seed.values():
+        counts = np.zeros((len(edges) - 1, len(sources)))
+        for rollouts, chosen in run["sources"]:
+            place = min(int(np.searchsorted(edges, rollouts, side="left")) - 1, len(counts) - 1)
+            for number, source in enumerate(sources):
+                counts[max(place, 0), number] += chosen.get(source, 0)
+        all_seeds.append(counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
+    return np.mean(all_seeds, axis=0)
+
+
+def draw(runs: Runs, output: Path) -> None:
+    """What part of the choice went to each kind: a panel a strategy, the mean over seeds."""
+    sources = sorted({s for r in runs[OURS].values() for _, chosen in r["sources"] for s in chosen})
+    end = max(run["sources"][-1][0] for by in runs.values() for run in by.values())
+    edges = np.linspace(0, end, BINS + 1)
+    figure, all_axes = plt.subplots(1, len(runs), figsize=(3.2 * len(runs), 3.0), sharey=True)
+    for axes, (name, by_seed) in zip(np.atleast_1d(all_axes), runs.items(), strict=True):
+        found = shares(by_seed, sources, edges)
+        axes.stackplot(
+            (edges[:-1] + edges[1:]) / 2, found.T, colors=COLOURS[: len(sources)], labels=sources
+        )
+        axes.set(title=name, xlabel="rollouts", ylim=(0, 1), xlim=(edges[0], edges[-1]))
+    np.atleast_1d(all_axes)[0].set_ylabel("share of the prompts chosen")
+    figure.legend(
+        *np.atleast_1d(all_axes)[0].get_legend_handles_labels(),
+        loc="upper center",
+        ncols=len(sources),
+    )
+    figure.tight_layout(rect=(0, 0, 1, 0.9))
+    figure.savefig(output, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="the runs and where they are kept")
+    folders = parser.parse_args().folders
+    kept = folders[-1]
+    if len(folders) == 2:
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in ("comparison.json", "config.yaml", "tuning.json"):
+            if (folders[0] / name).exists():
+                shutil.copy(folders[0] / name, kept / name)
+        (kept / "runs.json").write_text(json.dumps(read_runs(folders[0])) + "\n")
+    runs = json.loads((kept / "runs.json").read_text())
+    summary = summarise(runs)
+    (kept / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (kept / "table.md").write_text(table(summary))
+    draw(runs, kept / "spread.svg")
+    print(table(summary))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Regression on features whose older observations fade: fixed sums, however long a run lasts."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dopr.strategies.parts.one_thread import on_one_thread
+
+Array = NDArray[np.float64]
+
+SMALLEST = 1e-4  # eigenvalues of the landmarks' likeness below this are noise
+
+
+def whitening(likeness: Array) -> Array:
+    """W with `likeness @ W` of unit covariance at the landmarks, shape (m, m).
+
+    `k(x, landmarks) @ W` are then features whose products are the likeness again (Nyström), exactly
+    so at the landmarks.
+
+    Args:
+        likeness: between landmarks, shape (m, m).
+    """
+    values, vectors = np.linalg.eigh(likeness)
+    return np.asarray(vectors / np.sqrt(np.maximum(values, SMALLEST)))
+
+
+def no_observations(width: int) -> Array:
+    """Sums of a regression before anything is seen, shape (width, width + 2)."""
+    return np.zeros((width, width + 2))
+
+
+def observe(sums: Array, features: Array, value: float, noise: float) -> None:
+    """Add an observation to the sums, in place.
+
+    Args:
+        sums: shape (m, m + 2): of f f^T / noise, of f value / noise, and of f / noise.
+        features: f, shape (m,).
+        value: what was seen.
+        noise: its variance.
+    """
+    weighted = features / noise
+    sums[:, :-2] += np.multiply.outer(weighted, features)
+    sums[:, -2] += weighted * value
+    sums[:, -1] += weighted
+
+
+@on_one_thread
+def predict(sums: Array, features: Array, center: float, variance: float) -> tuple[Array, Array]:
+    """Mean and variance of the value at features, both (k,).
+
+    The posterior of a Gaussian process with mean `center` and covariance `variance` f f'. To let
+    observations fade, multiply the sums by a factor: their noise grows by one over it.
+
+    Args:
+        sums: see `observe`.
+        features: shape (k, m).
+        center: the prior's mean.
+        variance: the prior's variance where the features' squares add up to 1. What they lack of 1
+            is variance that nothing seen can lower.
+    """
+    scale = np.sqrt(variance)
+    inner = variance * sums[:, :-2]
+    inner[np.diag_indices_from(inner)] += 1.0
+    targets = np.concatenate([features.T, (sums[:, -2] - center * sums[:, -1])[:, None]], axis=1)
+    solved = np.linalg.solve(inner, scale * targets)
+    mean = center + scale * (features @ solved[:, -1])
+    within = scale * np.einsum("km,mk->k", features, solved[:, :-1])
+    beyond = variance * np.maximum(1.0 - np.square(features).sum(axis=1), 0.0)
+    return mean, within + beyond
