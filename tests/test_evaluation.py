@@ -112,6 +112,17 @@ def test_chats_and_several_rewards() -> None:
     assert run(data=make_dataset(2, chat=True), rewards=[none]).summary["unscored"] == 6
 
 
+def test_the_signal_rate_is_the_share_of_prompts_whose_rewards_differ() -> None:
+    values = iter([1.0, 1.0, 0.0, 1.0, 0.0, 0.0, None, 1.0, 0.25, 0.75])
+    result = run(
+        data=make_dataset(5),
+        rewards=[lambda completions, **_: [next(values) for _ in completions]],
+        k=2,
+    )
+    assert result.summary["signal_rate"] == pytest.approx(2 / 5)
+    assert run(data=make_dataset(2), k=1).summary["signal_rate"] is None
+
+
 def test_a_reward_of_the_wrong_length_is_named() -> None:
     with pytest.raises(UserError, match="returned 1 rewards for 27"):
         run(rewards=[lambda **_: [1.0]])

@@ -139,6 +139,7 @@ def test_what_is_said_of_the_method_reaches_the_trainer_as_it_is(tmp_path: Path)
         "feedback_delay": 3,
         "withhold_in_flight": False,
         "fast_decoding": False,
+        "share_prefixes": False,
     }
     usual = MethodSettings()
     assert {f.name for f in fields(MethodSettings)} == {*changed, "objective"}

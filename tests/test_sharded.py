@@ -65,6 +65,7 @@ def test_spread_parameters_do_what_whole_ones_do(
         "steps": 6,
         "save_every": 2,
         "fast_decoding": False,  # its random numbers come in another order
+        "share_prefixes": False,  # rounds otherwise than rows
         "eval_dataset": tmp_path / "rows.jsonl",
         "eval.every_steps": 3,
         "eval.temperature": 0,

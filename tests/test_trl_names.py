@@ -276,3 +276,18 @@ def test_log_probabilities_are_given_as_rollouts_are_read(trained: Recorded) -> 
     expected = trained.model(ids).logits[:, 1:3].log_softmax(-1)
     assert torch.allclose(logps, expected.gather(2, ids[:, 2:, None]).squeeze(2), atol=1e-5)
     assert torch.allclose(entropies, -(expected.exp() * expected).sum(-1), atol=1e-5)
+
+
+def test_log_probabilities_are_read_off_one_call_of_the_layers(trained: Recorded) -> None:
+    """`dopr.policy.shared_prefixes` puts its tokens in at the layers and takes their states out."""
+    ids, calls = torch.tensor([[5, 6, 7, 8], [5, 6, 9, 4]]), []
+
+    def note(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append((args, kwargs["input_ids"].shape))
+
+    hook = trained.model.model.register_forward_pre_hook(note, with_kwargs=True)
+    GRPOTrainer._get_per_token_logps_and_entropies(
+        trained, trained.model, ids, torch.ones_like(ids), 2, compute_entropy=True
+    )
+    hook.remove()
+    assert calls == [((), ids.shape)]

@@ -271,6 +271,9 @@ def _print_one(summary: dict[str, Any], k: int) -> None:
     print_table(["", "value", "95% low", "high"], rows)
     unscored = summary["unscored"]
     note = f", {unscored} completions could not be scored" if unscored else ""
+    signal = summary["signal_rate"]
+    if signal is not None:
+        note = f", signal rate {signal:.2f} in groups of {k}{note}"
     print(f"{summary['num_prompts']} prompts, {summary['eval_s']:.1f} s{note}")
 
 

@@ -52,7 +52,7 @@ _GIVEN_UP: weakref.WeakSet[Any] = weakref.WeakSet()  # models that `sample` fail
 
 def is_supported(model: Any) -> bool:
     """Whether this loop can stand in for the library's own with `model` (adapters included)."""
-    base = _base_model(model)
+    base = base_model(model)
     parts = _KNOWN_PARTS.get(type(base).__name__)
     config: Any = getattr(base, "config", None)
     if parts is None or config is None or _learns_a_prompt(model) or base in _GIVEN_UP:
@@ -72,7 +72,8 @@ def is_supported(model: Any) -> bool:
     )
 
 
-def _base_model(model: Any) -> Any:
+def base_model(model: Any) -> Any:
+    """The language model itself, under any adapters."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -109,9 +110,9 @@ def decoding_loop(
         config: what `generate` will be called with.
     """
     if not is_supported(model):
-        _say_once(f"{type(_base_model(model)).__name__} samples by the library's own loop")
+        _say_once(f"{type(base_model(model)).__name__} samples by the library's own loop")
         return None
-    if config is not None and not _is_plain(config, _base_model(model)):
+    if config is not None and not _is_plain(config, base_model(model)):
         _say_once("these generation settings sample by the library's own loop")
         return None
     return functools.partial(_sample_or_leave, exact=exact)

@@ -5,7 +5,8 @@ a computed one, B rows of a micro-batch, S = prompt + completion tokens, h hidde
 heads of width d, k key-value heads, i width of the feed-forward layer, V vocabulary. The numbers
 hold for decoder models of the Llama kind (Mistral, Qwen, Gemma and the like) with PyTorch's fused
 attention, and are close for others. What the device's libraries keep for themselves (a CUDA
-context takes about half a GiB) and fragmentation are not in them.
+context takes about half a GiB) and fragmentation are not in them. Rollouts that share their prompt
+in the update (`dopr.policy.shared_prefixes`) take less than is said here, where rows are counted.
 """
 
 from dataclasses import dataclass, replace

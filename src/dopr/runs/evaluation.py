@@ -58,8 +58,9 @@ def evaluate(
 
     avg@k is the mean reward (a completion that could not be scored is left out and counted in
     `unscored`); pass@k is the chance that one of k completions is right, where right means a reward
-    of 1. Intervals are 95%, by bootstrap over prompts. Where a column `eval_set` names more than
-    one set, `sets` of the summary holds the same figures for each of them.
+    of 1; `signal_rate` is the share of prompts whose k rewards differ, null for k 1. Intervals are
+    95%, by bootstrap over prompts. Where a column `eval_set` names more than one set, `sets` of the
+    summary holds the same figures for each of them.
 
     Args:
         model: a causal language model of transformers.
@@ -102,6 +103,7 @@ def _figures(
 ) -> dict[str, Any]:
     """What is known of completions of some prompts, both arrays of shape (prompts, k)."""
     return summarise(rewards, k, seed) | {
+        "signal_rate": float(_differ(rewards).mean()) if k > 1 else None,
         "k": k,
         "num_prompts": len(rewards),
         "unscored": int(np.isnan(rewards).sum()),
@@ -124,6 +126,14 @@ def summarise(rewards: NDArray[np.float64], k: int, seed: int = 0) -> dict[str, 
         result[name] = float(values.mean()) if values.size else None
         result[f"{name}_low"], result[f"{name}_high"] = low, high
     return result
+
+
+def _differ(rewards: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether a prompt's rewards differ, those left out that are missing; shape (prompts,)."""
+    low = np.nan_to_num(rewards, nan=np.inf).min(1)
+    high = np.nan_to_num(rewards, nan=-np.inf).max(1)
+    differ: NDArray[np.bool_] = high - low > REWARD_TOLERANCE
+    return differ
 
 
 def pass_at_k(samples: int, right: NDArray[np.int64], k: int) -> NDArray[np.float64]:
@@ -181,12 +191,8 @@ def measure_signal_rate(
     rewards, _ = sample_rewards(
         model, tokenizer, dataset, reward_funcs, group_size, sampling, weights
     )
-    low, high = (
-        np.nan_to_num(rewards, nan=np.inf).min(1),
-        np.nan_to_num(rewards, nan=-np.inf).max(1),
-    )
-    informative = (high - low > REWARD_TOLERANCE).astype(float)
-    blank = informative == 0
+    informative = _differ(rewards).astype(float)
+    blank, high = informative == 0, np.nan_to_num(rewards, nan=-np.inf).max(1)
     return {
         "size": size,
         "signal_rate": float(informative.mean()),

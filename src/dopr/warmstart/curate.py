@@ -121,7 +121,7 @@ def curate(config: CurateSettings) -> Curation:
     features = _describe(solutions, config.embedder)
     labels = find_clusters(features, config.clusters, config.method, config.seed)
     chosen = choose(features, labels, solutions.prompts, config)
-    rows = [{"prompt": solutions.prompts[i], "completion": solutions.responses[i]} for i in chosen]
+    rows = [_row(solutions.prompts[i], solutions.responses[i]) for i in chosen]
     sizes, taken = np.bincount(labels), np.bincount(labels[chosen], minlength=labels.max() + 1)
     figures = {
         "solutions": solutions.total,
@@ -133,6 +133,13 @@ def curate(config: CurateSettings) -> Curation:
         "prompts": len({str(row["prompt"]) for row in rows}),
     }
     return Curation(rows, figures)
+
+
+def _row(prompt: Any, response: str) -> dict[str, Any]:
+    """For supervised finetuning, where a chat is answered by a message."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "completion": response}
+    return {"prompt": prompt, "completion": [{"role": "assistant", "content": response}]}
 
 
 # -- reading -----------------------------------------------------------------------------------

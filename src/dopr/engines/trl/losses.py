@@ -1,17 +1,22 @@
 """The part of DoPRTrainer that goes with TRL's loss: our terms and weights, and token entropies."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
 from dopr.core.driver import Driver
+from dopr.core.stream import OfferedStream
 from dopr.engines.trl import versions
 from dopr.engines.trl.extra_terms import bonus_coefficient, reweighted
 from dopr.engines.trl.micro_batches import loss_mask, shape_blank_advantages
 from dopr.engines.trl.objectives import ibro_term, ibro_weight
+from dopr.engines.trl.processes import SHARDED
 from dopr.engines.trl.schedule import share_over
 from dopr.engines.trl.selection import Selection
+from dopr.policy import shared_prefixes
 from dopr.policy.entropies import EntropyTotals, entropy_rows
 
 
@@ -59,12 +64,39 @@ class LossTrainer(GRPOTrainer):
         mask = loss_mask(inputs)
         return weight * ibro_term(self._entropies, inputs["advantages"], mask, tokens / updates)
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        result = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+    def _get_per_token_logps_and_entropies(
+        self,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        read = functools.partial(super()._get_per_token_logps_and_entropies, model)
+        if not args and self._shares_prefixes(model, kwargs):
+            read = functools.partial(_read_packed, read, self.accelerator.unwrap_model(model))
+        result = read(input_ids, attention_mask, logits_to_keep, batch_size, *args, **kwargs)
         _, self._entropies, self._aux_loss = versions.per_token(result)
         if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
             shape_blank_advantages(self._loss_inputs, self._entropies)
         return result
+
+    def _shares_prefixes(self, model: Any, kwargs: dict[str, Any]) -> bool:
+        """Whether a prompt's rollouts may be read with the prompt read once."""
+        wanted = self._settings.share_prefixes and self.model.training
+        # The loader's order promises TRL's own result, to the last bit.
+        if not wanted or isinstance(self.driver.stream, OfferedStream):
+            return False
+        if self.accelerator.distributed_type in SHARDED:
+            return False
+        if self.loss_type == "luspo" and versions.LUSPO_COUNTS_PADDING:
+            return False
+        text_alone = all(
+            v is None or v is False for k, v in kwargs.items() if k != "compute_entropy"
+        )
+        return text_alone and shared_prefixes.is_supported(self.accelerator.unwrap_model(model))
 
     def _note_entropies(self, inputs: dict[str, Any]) -> None:
         """Add a micro-batch's token entropies to its prompts; the forward pass is paid anyway."""
@@ -73,3 +105,40 @@ class LossTrainer(GRPOTrainer):
         rows = entropy_rows(inputs["dopr_prompt"], self._entropies.detach(), loss_mask(inputs))
         self._entropies = None
         self._entropy_totals.add(self.accelerator.gather(rows).tolist())
+
+
+def _read_packed(
+    read: Callable[..., Any],
+    model: Any,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    width: int,
+    batch_size: int | None,
+    **kwargs: Any,
+) -> Any:
+    """What `read` gives for rows, by packed rows where these are shorter; 0 where nothing counts.
+
+    Args:
+        read: TRL's `_get_per_token_logps_and_entropies` with its model.
+        model: the same without wrappers.
+        ids, mask, width, batch_size, kwargs: what TRL gives it.
+    """
+    size = batch_size or len(ids)
+    found: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+    for start in range(0, len(ids), size):
+        some = slice(start, start + size)
+        row = shared_prefixes.pack(ids[some], mask[some], width)
+        if row is None:
+            result = read(ids[some], mask[some], width, **kwargs)
+            found.append(versions.per_token(result)[:2])
+            continue
+        with shared_prefixes.reading(model, row):
+            result = read(
+                row.labels, torch.ones_like(row.labels), row.labels.shape[1] - 1, **kwargs
+            )
+        logps, entropies, _ = versions.per_token(result)
+        found.append((row.as_rows(logps), None if entropies is None else row.as_rows(entropies)))
+    logps = torch.cat([logps for logps, _ in found])
+    has_entropies = found[0][1] is not None
+    entropies = torch.cat([e for _, e in found if e is not None]) if has_entropies else None
+    return (logps, entropies, None)[: len(result)]

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import DistributedType, gather_object
 from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
 from dopr.engines.trl import checkpoints
 
+# Each process holds a part of the parameters, gathered in lockstep as the library's way has it.
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 # What gloo and NCCL say of a peer that is gone; neither has an exception of its own for it.
 _LOST = ("Connection reset by peer", "Connection closed by peer", "Broken pipe", "remote process")
 

@@ -43,6 +43,9 @@ class MethodSettings:
         withhold_in_flight: do not offer prompts that are chosen and whose rewards are not in.
         fast_decoding: sample with our own decoding loop where the model allows
             (`dopr.policy.decoding`); it spends less between the tokens.
+        share_prefixes: in the update, read each prompt once for all its rollouts where the model
+            allows (`dopr.policy.shared_prefixes`). Losses and gradients stay equal up to rounding,
+            so uniform choice that promises TRL's own result goes without.
     """
 
     strategy: str = field(default="dopr", metadata={"help": "How prompts are chosen."})
@@ -79,6 +82,10 @@ class MethodSettings:
     )
     fast_decoding: bool = field(
         default=True, metadata={"help": "Sample with our own decoding loop where possible."}
+    )
+    share_prefixes: bool = field(
+        default=True,
+        metadata={"help": "Read a prompt once for all its rollouts in the update, where possible."},
     )
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import gather_object
 from datasets import IterableDataset
 from numpy.typing import NDArray
 from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_by_grid
@@ -37,7 +37,7 @@ from dopr.engines.trl.multi_objective import (
     check_aggregation,
     normalize_then_sum,
 )
-from dopr.engines.trl.processes import check_same_choice, own_share
+from dopr.engines.trl.processes import SHARDED, check_same_choice, own_share
 from dopr.engines.trl.rounds import (
     Round,
     check_fresh,
@@ -64,8 +64,6 @@ if TYPE_CHECKING:
     from trl.trainer.grpo_trainer import EnvironmentFactory, RolloutFunc
 
     from dopr.engines.trl import arguments
-
-_SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 class DoPRTrainer(SavingTrainer, LossTrainer):
@@ -254,7 +252,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
 
     def _generate_single_turn(self, *args: Any, **kwargs: Any) -> Any:
         # Parameters spread over processes are gathered in lockstep, which only TRL's way keeps.
-        whole = self.accelerator.distributed_type not in _SHARDED
+        whole = self.accelerator.distributed_type not in SHARDED
         if not (self._settings.fast_decoding and whole) or self.use_vllm:
             return super()._generate_single_turn(*args, **kwargs)
         policy = self.accelerator.unwrap_model(self.model)

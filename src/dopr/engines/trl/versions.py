@@ -21,6 +21,9 @@ ENTROPIES_HAVE_GRADIENT = TRL >= (1, 16)
 # Before 1.14 the liger kernel computes the loss without the entropies.
 LIGER_HIDES_ENTROPIES = TRL < (1, 14)
 
+# Before 1.14 the loss `luspo` with a ratio for each token counts what stands in the padding.
+LUSPO_COUNTS_PADDING = TRL < (1, 14)
+
 # TRL before 1.6 bounds the ratio to another engine from above alone, under this name.
 _FORMER_NAMES = {"vllm_importance_sampling_clip_max": "vllm_importance_sampling_cap"}
 _ABSENT = ("vllm_importance_sampling_clip_min",)
