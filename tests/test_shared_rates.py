@@ -212,8 +212,8 @@ def test_what_a_prompt_has_left_to_gain_counts_where_prompts_do_not_help_each_ot
 
     plain = np.array([1.0, 0.64, 0.64])
     assert scores({"pool": 50.0}) == pytest.approx(plain, rel=1e-4)
-    # New prompts go as new prompts went before: 4p(1-p) (1-p).
-    left = np.array([0.5, 0.8, 0.2])
+    # New prompts go as new prompts went before, half of them right: of 1 - p up to a half counts.
+    left = np.array([1.0, 1.0, 0.4])
     assert scores({"pool at first": 50.0}) == pytest.approx(plain * left, rel=1e-4)
     assert scores({"like at first": 50.0}) == pytest.approx(plain * left, rel=1e-4)
     assert scores({}) == pytest.approx(plain * left**0.4, rel=1e-4)  # two starts of five

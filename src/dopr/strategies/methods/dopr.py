@@ -40,8 +40,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
             leave the rule of `DoPRPaper`; only these know another `volatility` than `total`.
         candidates, volatility, entropy, prior_strength: see `DoPRPaper`.
         signal_std: of `predicted`, see `SharedRates`.
-        room: of `predicted`, exponent of what a prompt has left to gain, 1 - p, where prompts do
-            not help each other; times `independence` where they may.
+        room: of `predicted`, exponent of what a prompt has left to gain, of what new prompts have,
+            where prompts do not help each other; times `independence` where they may.
         balance: of `predicted`, see `EvenShares`.
         cost: of `predicted`, what a prompt's score is divided by: `rollouts`, the same for all, or
             `tokens`, those that a rollout of it is expected to take, see `ExpectedTokens`.
@@ -114,7 +114,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         rows: Any = slice(None) if candidates is None else candidates
         volatility = (forecasts.volatility * self.spread(rows, ledger)).astype(np.float32)
         bonus = self.bonus(rows, ledger)
-        left = (1 - forecasts.mean) ** (self.room * self.independence)
+        left = np.minimum((1 - forecasts.mean) / (1 - self.mean_at_first), 1.0)
+        left = left ** (self.room * self.independence)
         return Scores(left.astype(np.float32) * volatility + bonus, volatility, bonus)
 
     def spread(self, rows: Any, ledger: Ledger) -> NDArray[np.float64]:

@@ -144,6 +144,11 @@ class SharedRates(PromptFeatures):
             return 0.0
         return float(self._beliefs()[0].reshape(-1, len(MEMORIES)).sum(axis=1)[2::2].sum())
 
+    @property
+    def mean_at_first(self) -> float:
+        """Mean success rate of prompts that were met for the first time lately, in (0, 1)."""
+        return self._pool_rate(self._pool[1])[0]
+
     def _starts(self, count: int, inputs: Array | None) -> list[tuple[Array, Array]]:
         """Mean and worth in rollouts of each start, all of shape (count,)."""
         starts = [(np.full(count, 0.5), np.full(count, 2.0))]
