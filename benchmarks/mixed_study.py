@@ -2,9 +2,10 @@
 
     python benchmarks/mixed_study.py runs/studies/mixed/half docs/results/mixed/half
 
-Keeps comparison.json, config.yaml and tuning.json, and the evaluations of every run by kind and the
-sources of what was chosen (runs.json); writes summary.json, table.md and spread.svg. Given the
-second folder alone it makes those three anew from what is kept. Nothing is trained.
+Keeps config.yaml and tuning.json, and the evaluations of every run by kind and the sources of what
+was chosen (runs.json; strategies that were not run again stay as they were kept); writes
+summary.json, table.md and spread.svg. Given the second folder alone it makes those three anew from
+what is kept. Nothing is trained.
 """
 
 import argparse
@@ -178,10 +179,13 @@ def main() -> None:
     kept = folders[-1]
     if len(folders) == 2:
         kept.mkdir(parents=True, exist_ok=True)
-        for name in ("comparison.json", "config.yaml", "tuning.json"):
+        for name in ("config.yaml", "tuning.json"):
             if (folders[0] / name).exists():
                 shutil.copy(folders[0] / name, kept / name)
-        (kept / "runs.json").write_text(json.dumps(read_runs(folders[0])) + "\n")
+        before = (
+            json.loads((kept / "runs.json").read_text()) if (kept / "runs.json").exists() else {}
+        )
+        (kept / "runs.json").write_text(json.dumps(before | read_runs(folders[0])) + "\n")
     runs = json.loads((kept / "runs.json").read_text())
     summary = summarise(runs)
     (kept / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
