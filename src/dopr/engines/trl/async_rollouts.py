@@ -150,7 +150,7 @@ class ChoosingLoop(_AsyncRolloutLoop):
 
     def _watch_requests(self) -> None:
         request = self._folder / _REQUEST
-        while not self._loop.is_closed():  # by `run`, when it ends
+        while True:
             if request.is_file():
                 target = Path(json.loads(request.read_text())["folder"])
                 request.unlink()
