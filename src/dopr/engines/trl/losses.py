@@ -19,6 +19,8 @@ from dopr.engines.trl.selection import Selection
 from dopr.policy import shared_prefixes
 from dopr.policy.entropies import EntropyTotals, entropy_rows
 
+_PLAIN_ARGUMENTS = 4  # ids, mask, width and the batch size, where TRL gives it by position
+
 
 class LossTrainer(GRPOTrainer):
     """GRPOTrainer whose loss weighs micro-batches of any cut, and which notes token entropies."""
@@ -64,27 +66,25 @@ class LossTrainer(GRPOTrainer):
         mask = loss_mask(inputs)
         return weight * ibro_term(self._entropies, inputs["advantages"], mask, tokens / updates)
 
-    def _get_per_token_logps_and_entropies(
-        self,
-        model: Any,
-        input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        logits_to_keep: int,
-        batch_size: int | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
+    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
         read = functools.partial(super()._get_per_token_logps_and_entropies, model)
-        if not args and self._shares_prefixes(model, kwargs):
-            read = functools.partial(_read_packed, read, self.accelerator.unwrap_model(model))
-        result = read(input_ids, attention_mask, logits_to_keep, batch_size, *args, **kwargs)
+        whole = self.accelerator.unwrap_model(model)
+        if self._shares_prefixes(whole, args, kwargs):
+            read = functools.partial(_read_packed, read, whole)
+        result = read(*args, **kwargs)
         _, self._entropies, self._aux_loss = versions.per_token(result)
         if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
             shape_blank_advantages(self._loss_inputs, self._entropies)
         return result
 
-    def _shares_prefixes(self, model: Any, kwargs: dict[str, Any]) -> bool:
-        """Whether a prompt's rollouts may be read with the prompt read once."""
+    def _shares_prefixes(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Whether a prompt's rollouts may be read with the prompt read once.
+
+        Args:
+            model: without wrappers.
+            args, kwargs: what TRL gives beside the model: ids, mask and width, the batch size by
+                position or by name, and what else is to be read or told.
+        """
         wanted = self._settings.share_prefixes and self.model.training
         # The loader's order promises TRL's own result, to the last bit.
         if not wanted or isinstance(self.driver.stream, OfferedStream):
@@ -93,10 +93,10 @@ class LossTrainer(GRPOTrainer):
             return False
         if self.loss_type == "luspo" and versions.LUSPO_COUNTS_PADDING:
             return False
-        text_alone = all(
-            v is None or v is False for k, v in kwargs.items() if k != "compute_entropy"
-        )
-        return text_alone and shared_prefixes.is_supported(self.accelerator.unwrap_model(model))
+        plain = ("batch_size", "compute_entropy")
+        text_alone = all(v is None or v is False for k, v in kwargs.items() if k not in plain)
+        known = len(args) <= _PLAIN_ARGUMENTS
+        return known and text_alone and shared_prefixes.is_supported(model)
 
     def _note_entropies(self, inputs: dict[str, Any]) -> None:
         """Add a micro-batch's token entropies to its prompts; the forward pass is paid anyway."""
@@ -113,7 +113,7 @@ def _read_packed(
     ids: torch.Tensor,
     mask: torch.Tensor,
     width: int,
-    batch_size: int | None,
+    batch_size: int | None = None,
     **kwargs: Any,
 ) -> Any:
     """What `read` gives for rows, by packed rows where these are shorter; 0 where nothing counts.
