@@ -1,11 +1,10 @@
-"""A comparison: its description, its statistics, and a small one from end to end."""
+"""A comparison: its description, its summary, and a small one from end to end."""
 
 import json
 import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,10 +14,8 @@ from dopr.compare import jobs, run
 from dopr.compare.comparison import Comparison, Target
 from dopr.compare.summary import FinishedRun, arrival, final_score, summarise, target_value
 from dopr.compare.tuning import tune
-from dopr.core import statistics
 from dopr.core.configuration import build
 from dopr.core.errors import UserError
-from dopr.core.statistics import interval, median_with_interval, paired_difference, ratios
 
 
 def evals(*scores: float, every: int = 100) -> list[dict[str, Any]]:
@@ -57,39 +54,6 @@ def test_final_is_the_mean_of_the_last_evaluations() -> None:
     assert final_score(rows, "avg@k", 1) == 0.7
     assert final_score(rows, "avg@k", 2) == pytest.approx(0.6)
     assert math.isnan(final_score([], "avg@k", 2))
-
-
-# -- statistics ------------------------------------------------------------------------------
-
-
-def test_median_counts_a_miss_as_infinite() -> None:
-    assert median_with_interval([100, 200, None])["median"] == 200
-    assert median_with_interval([100, 200, None])["high"] is None
-    assert median_with_interval([100, None, None])["median"] is None
-    found = median_with_interval([1.0, 2.0, 3.0])
-    assert (found["low"], found["median"], found["high"]) == (1, 2, 3)
-
-
-def test_interval_of_a_mean_is_the_normal_one() -> None:
-    values = np.random.default_rng(1).normal(3, 1, 200)
-    low, high = interval(values, np.mean)
-    half = 1.96 * values.std() / math.sqrt(200)
-    assert low == pytest.approx(values.mean() - half, abs=0.02)
-    assert high == pytest.approx(values.mean() + half, abs=0.02)
-    assert interval(np.empty(0)) == (None, None)
-
-
-def test_ratios_are_paired_and_misses_are_held_against_the_misser() -> None:
-    found, bounded = ratios([10, 20, None, None, 30], [100, None, 50, None, 60], [400] * 5)
-    assert found == [0.1, 0.05, None, None, 0.5]
-    assert bounded == 1
-
-
-def test_differences_are_paired() -> None:
-    found = paired_difference([0.9, 0.8, 0.7], [0.8, 0.6, 0.4])
-    assert found["median"] == pytest.approx(0.2)
-    assert found["mean"] == pytest.approx(0.2)
-    assert found["per_seed"] == pytest.approx([0.1, 0.2, 0.3])
 
 
 # -- its description ---------------------------------------------------------------------------
@@ -404,13 +368,3 @@ def test_compare_runs_resumes_and_reports(
     # Other settings are not mixed with the runs that are there.
     assert cli.main([*command, "--base.temperature", "0.7"]) == 2
     assert "temperature 1.0, now it is 0.7" in capsys.readouterr().err
-
-
-def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    values = np.random.default_rng(0).normal(size=7)
-    whole = statistics.resampled(values, np.median, np.random.default_rng(1), 50)
-    monkeypatch.setattr(statistics, "_AT_ONCE", 7 * 16)
-    parts = statistics.resampled(values, np.median, np.random.default_rng(1), 50)
-    assert len(whole) == 50 and np.array_equal(whole, parts)
