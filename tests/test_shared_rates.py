@@ -12,27 +12,9 @@ from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
 from dopr.policy.final_answers import final_answers
 from dopr.strategies import DoPR, Group, Measure, Request
-from dopr.strategies.parts.gaussian_process import median_squared_length, posterior
+from dopr.strategies.parts.gaussian_process import median_squared_length
 from dopr.strategies.parts.shared_rates import MEMORIES, STARTS, Forecasts, log_likelihood
 from pools import group
-
-
-def test_one_observation_pulls_near_prompts_to_it() -> None:
-    # Kernel 0.25 exp(-d^2 / 2); one value 1 against a centre of 0.5, noise 0.25: half the way, and
-    # half of the variance is left there.
-    mean, variance = posterior(
-        queries=np.array([[0.0], [1.0], [100.0]]),
-        known=np.array([[0.0]]),
-        values=np.array([1.0]),
-        noise=np.array([0.25]),
-        center=0.5,
-        signal_std=0.5,
-        squared_length=1.0,
-    )
-    gain = 0.25 / (0.25 + 0.25 + 1e-6)
-    near = np.exp(-0.5)
-    assert mean == pytest.approx([0.5 + 0.5 * gain, 0.5 + 0.5 * gain * near, 0.5])
-    assert variance == pytest.approx([0.25 - 0.25 * gain, 0.25 - 0.25 * gain * near**2, 0.25])
 
 
 def certain(success: list[float]) -> Forecasts:
@@ -193,7 +175,7 @@ def test_rewards_in_between_without_variance_are_not_taken_for_fair_coins() -> N
     strategy = DoPR(prior="predicted", exploration=0.0)
     ledger = Ledger(3)
     ledger.observe([group(0, [0.5] * 4), group(1, [0.0, 1.0, 1.0, 0.0]), group(2, [0.0, 1.0] * 2)])
-    found = strategy.spread(np.arange(3), ledger)
+    found = strategy.variance_shown(np.arange(3), ledger)
     assert found == pytest.approx([4 / (4 + 4), 1.0, 1.0])
     scores = strategy.score(np.arange(3), ledger, certain([0.5, 0.5, 0.5]))
     assert scores.volatility == pytest.approx([0.5, 1.0, 1.0])

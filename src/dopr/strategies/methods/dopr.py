@@ -4,9 +4,10 @@ The acquisition is that of `dopr.strategies.methods.dopr_paper`, with another vo
 spoil the plain one on pools that are larger than a run: most candidates were never seen, and what
 is known of the others is old. Both are answered by forecasts of a prompt's success rate now, among
 them what like prompts did lately, each believed as far as it has foretold what came out
-(`dopr.strategies.parts.shared_rates`). And where a pool has several kinds of prompts, taking the
-best alone goes through them one after another; so what a prompt is worth falls as its like have had
-their share of the choice (`dopr.strategies.parts.even_shares`).
+(`dopr.strategies.parts.shared_rates`). Where prompts do not help each other, those nearly solved
+give way to new ones, which have more to gain. And where a pool has several kinds of prompts, taking
+the best alone goes through them one after another; so what a prompt is worth falls as its like have
+had their share of the choice (`dopr.strategies.parts.even_shares`).
 """
 
 from dataclasses import dataclass
@@ -111,26 +112,30 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         """
         if forecasts is None:
             return super().score(candidates, ledger)
-        rows: Any = slice(None) if candidates is None else candidates
-        volatility = (forecasts.volatility * self.spread(rows, ledger)).astype(np.float32)
-        bonus = self.bonus(rows, ledger)
+        shown = self.variance_shown(candidates, ledger)
+        volatility = (forecasts.volatility * shown).astype(np.float32)
+        bonus = self.bonus(slice(None) if candidates is None else candidates, ledger)
         left = np.minimum((1 - forecasts.mean) / (1 - self.mean_at_first), 1.0)
         left = left ** (self.room * self.independence)
         return Scores(left.astype(np.float32) * volatility + bonus, volatility, bonus)
 
-    def spread(self, rows: Any, ledger: Ledger) -> NDArray[np.float64]:
+    def variance_shown(
+        self, candidates: NDArray[np.int64] | None, ledger: Ledger
+    ) -> NDArray[np.float64]:
         """How far a prompt's rewards vary, of what its mean allows: 1 for verdicts, shape (k,).
 
         A reward between the ends can have a mean of 1/2 and no variance at all. What is known of
         the prompt itself is shrunk to 1 with the weight of four rollouts.
+
+        Args:
+            candidates: prompt ids of shape (k,), or None for the whole pool.
+            ledger: what is known.
         """
+        rows: Any = slice(None) if candidates is None else candidates
         mean = to_unit(ledger.mean[rows], ledger)
         most = 4 * mean * (1 - mean)
         weight = np.where(most > 1e-3, ledger.weight[rows], 0.0)
-        share = np.minimum(
-            ledger.volatility("total", None if isinstance(rows, slice) else rows)
-            / np.maximum(most, 1e-3),
-            1.0,
-        )
+        found = ledger.volatility("total", candidates) / np.maximum(most, 1e-3)
+        share = np.minimum(found, 1.0)
         share = np.where(share > 1 - 1e-3, 1.0, share)  # rounding must not rank verdicts
         return (weight * share + 4) / (weight + 4)

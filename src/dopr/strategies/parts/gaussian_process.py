@@ -1,4 +1,4 @@
-"""Success rates of prompts from those of like ones: exact Gaussian process regression."""
+"""Distances between prompts, and the mean of a Gaussian process that goes on from what was seen."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,9 +6,6 @@ from numpy.typing import NDArray
 from dopr.strategies.parts.one_thread import on_one_thread
 
 Array = NDArray[np.float64]
-
-# Added to the kernel's diagonal: two prompts may have the same embedding.
-JITTER = 1e-6
 
 
 def squared_distances(a: Array, b: Array) -> Array:
@@ -22,39 +19,6 @@ def median_squared_length(distances: Array) -> float:
     apart = distances[np.triu_indices_from(distances, k=1)]
     median = float(np.median(apart)) if apart.size else 0.0
     return median if median > 0 else 1.0
-
-
-@on_one_thread
-def posterior(
-    queries: Array,
-    known: Array,
-    values: Array,
-    noise: Array,
-    center: float,
-    signal_std: float,
-    squared_length: float | None = None,
-) -> tuple[Array, Array]:
-    """Mean and variance of the process at the queries, both (k,), squared exponential kernel.
-
-    Args:
-        queries, known: embeddings, shapes (k, width) and (n, width).
-        values: what was seen at `known`, shape (n,).
-        noise: variance of each, shape (n,).
-        center: the prior's mean.
-        signal_std: the prior's standard deviation.
-        squared_length: of the kernel; None takes the median between the known.
-    """
-    distances = squared_distances(known, known)
-    if squared_length is None:
-        squared_length = median_squared_length(distances)
-    within = signal_std**2 * np.exp(-distances / (2 * squared_length))
-    across = signal_std**2 * np.exp(-squared_distances(queries, known) / (2 * squared_length))
-    # One factorisation for both: NumPy has no triangular solver that would make Cholesky pay.
-    targets = np.concatenate([across.T, (values - center)[:, None]], axis=1)
-    solved = np.linalg.solve(within + np.diag(noise + JITTER), targets)
-    mean = center + across @ solved[:, -1]
-    variance = signal_std**2 - np.einsum("kn,nk->k", across, solved[:, :-1])
-    return mean, np.maximum(variance, 0.0)
 
 
 @on_one_thread
