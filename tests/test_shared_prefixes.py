@@ -351,3 +351,17 @@ def test_other_models_attend_as_before_once_a_packed_row_was_read(tmp_path: Path
     before = model(ids).logits
     make_trainer(tmp_path, "dopr", max_steps=1).train()
     assert torch.equal(before, model(ids).logits)
+
+
+def test_gradients_are_the_same_every_time_on_several_threads(tmp_path: Path) -> None:
+    trainer = make_ready(tmp_path)
+    inputs = rows([(60, [40] * 24)])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        _, first = loss_and_gradients(trainer, inputs, share=True)
+        for _ in range(20):
+            _, again = loss_and_gradients(trainer, inputs, share=True)
+            assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    finally:
+        torch.set_num_threads(before)

@@ -195,7 +195,7 @@ def reading(model: Any, row: PackedRow) -> Iterator[None]:
         return (), given | {"attention_mask": row.mask, _LAYOUT: row}
 
     def take_out(_: Any, __: Any, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[:, row.readers]
+        output.last_hidden_state = output.last_hidden_state.index_select(1, row.readers)
         return output
 
     hooks = [
@@ -238,21 +238,23 @@ def _attend(
 ) -> Tensor:
     """Attention of a packed row, shapes (1, heads, N, width); the result is (1, N, heads, width).
 
-    Prompts and completions are taken apart and padded for it, and put together again.
+    Prompts and completions are taken apart and padded for it, and put together again. By
+    `index_select` throughout: the gradient of indexing with a tensor is added up on a CPU in an
+    order that its threads decide, and one seed would not give one result.
     """
     tokens = [x[0].transpose(0, 1) for x in (query, key, value)]  # (N, heads, width)
     of_prompts = [_as_batch(x[: row.prompt_tokens], row.prompts) for x in tokens]
     # Padding comes last, where being causal hides it from every token that counts.
     attended, _ = usual(module, *of_prompts, None, **kwargs)
-    parts = [attended.flatten(0, 1)[row.unpad_prompts]]
+    parts = [attended.flatten(0, 1).index_select(0, row.unpad_prompts)]
     if row.completions.numel():
         own = [_as_batch(x[row.prompt_tokens :], row.completions) for x in tokens]
         keys, values = (
-            torch.cat([shared[row.owners], mine], dim=2)
+            torch.cat([shared.index_select(0, row.owners), mine], dim=2)
             for shared, mine in zip(of_prompts[1:], own[1:], strict=True)
         )
         attended, _ = usual(module, own[0], keys, values, row.mask, **kwargs)
-        parts.append(attended.flatten(0, 1)[row.unpad_completions])
+        parts.append(attended.flatten(0, 1).index_select(0, row.unpad_completions))
     return torch.cat(parts)[None]
 
 
