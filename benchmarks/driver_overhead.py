@@ -75,6 +75,23 @@ def coin_reward(completions: list[str], **columns: Any) -> list[float]:
     return [float(sum(map(ord, completion)) % 2) for completion in completions]
 
 
+def timed_settings(tokens: int) -> dict[str, Any]:
+    """Settings of a trainer whose steps are timed: nothing beside them, completions of one length.
+
+    Args:
+        tokens: of each completion.
+    """
+    return {
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "max_completion_length": tokens,
+        "generation_kwargs": {"min_new_tokens": tokens},
+    }
+
+
 def make(cls: Any, config: Any, callback: TakeTurns, folder: str, shape: Shape) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
     dataset = Dataset.from_dict({"prompt": [f"{i % 10}+{i // 10}=" for i in range(POOL)]})
@@ -87,17 +104,11 @@ def make(cls: Any, config: Any, callback: TakeTurns, folder: str, shape: Shape) 
         output_dir=folder,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        logging_steps=1,
         max_steps=shape.steps,
         learning_rate=1e-5,
         num_generations=shape.group,
         per_device_train_batch_size=shape.group * shape.prompts,
-        max_completion_length=shape.tokens,
-        generation_kwargs={"min_new_tokens": shape.tokens},
+        **timed_settings(shape.tokens),
         **(ours if cls is DoPRTrainer else {}),
     )
     model = AutoModelForCausalLM.from_pretrained(MODEL)

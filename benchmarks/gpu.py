@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from driver_overhead import TakeTurns
+from driver_overhead import TakeTurns, coin_reward, timed_settings
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -124,11 +124,6 @@ def save_model(shape: Shape, folder: Path) -> Path:
     return folder
 
 
-def parity(completions: list[str], **columns: Any) -> list[float]:
-    """A coin by the completion's text, so that every group carries a signal."""
-    return [float(sum(map(ord, text)) % 2) for text in completions]
-
-
 def measure_steps(
     run: str, shape: Shape, precision: str, model_folder: Path, folder: Path
 ) -> dict[str, Any]:
@@ -142,22 +137,16 @@ def measure_steps(
         output_dir=str(folder),
         use_cpu=not on_gpu,
         bf16=mixed,
-        gradient_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        logging_steps=1,
         max_steps=shape.steps + 1,
         learning_rate=1e-7,
         num_generations=shape.rollouts,
         per_device_train_batch_size=shape.rollouts,
-        max_completion_length=shape.completion,
-        generation_kwargs={"min_new_tokens": shape.completion},
+        **timed_settings(shape.completion),
         **ours,
     )
     trainer = cls(
         LlamaForCausalLM.from_pretrained(model_folder, dtype=dtype),
-        parity,
+        coin_reward,
         args,
         Dataset.from_dict({"prompt": [" ".join(words[i:] + words[:i]) for i in range(8)]}),
         processing_class=PreTrainedTokenizerFast.from_pretrained(model_folder),

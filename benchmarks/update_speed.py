@@ -30,7 +30,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from driver_overhead import TakeTurns, coin_reward
+from driver_overhead import TakeTurns, coin_reward, timed_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
@@ -92,17 +92,11 @@ def make(name: str, shape: Shape, turns: TakeTurns, folder: str, steps: int) -> 
         output_dir=folder,
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
-        logging_steps=1,
         max_steps=steps,
         learning_rate=1e-6,
         num_generations=shape.group,
         per_device_train_batch_size=shape.group,
-        max_completion_length=shape.tokens,
-        generation_kwargs={"min_new_tokens": shape.tokens},
+        **timed_settings(shape.tokens),
         **ours,
     )
     trainer = cls(
