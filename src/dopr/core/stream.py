@@ -76,9 +76,8 @@ class PromptStream:
                 (chosen if free else self._put_off).append(i)
             met.add(i)
         lacking = count - len(chosen)
-        if lacking > len(
-            chosen
-        ):  # all others are withheld: those, and where the pool is small it again
+        # All others are withheld: those, and where the pool is small it again.
+        if lacking > len(chosen):
             chosen += self._put_off[:lacking]
             del self._put_off[:lacking]
             chosen += self._draw_next(count - len(chosen)).tolist()
