@@ -20,6 +20,7 @@ import platform
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -131,6 +132,7 @@ def measure_steps(
     cls, config, ours = RUNS[run]
     dtype, mixed = PRECISIONS[precision]
     on_gpu = best_device() == "cuda"
+    before = torch.cuda.memory_allocated() if on_gpu else 0
     turns = TakeTurns(threading.Semaphore(10**6), threading.Semaphore(0))
     words = [f"w{2 + i % (shape.vocabulary - 2)}" for i in range(shape.prompt)]
     args = config(
@@ -169,7 +171,7 @@ def measure_steps(
         "finite": bool(all(torch.isfinite(p).all() for p in trainer.model.parameters())),
     }
     if on_gpu:
-        result["peak_bytes"] = torch.cuda.max_memory_allocated()
+        result["peak_bytes"] = torch.cuda.max_memory_allocated() - before
     return result
 
 
@@ -207,7 +209,9 @@ def learn(folder: Path, quick: bool) -> dict[str, Any]:
     kept = {name: dict(mapping["strategies"][name]) for name in ("grpo", "dopr")}
     for entry in kept.values():
         entry.pop("learning_rate_from", None)
+    # As on a CPU, where nothing is computed twice to save memory.
     base = mapping["base"] | {"save_every": 0, "completions_every": 0}
+    base["gradient_checkpointing"] = False
     if quick:
         kept = {"dopr": kept["dopr"] | {"max_rollouts": 32, "num_iterations": 1}}
         base["eval"] = base["eval"] | {"every_rollouts": 32, "num_prompts": 8}
@@ -286,6 +290,7 @@ def main(words: list[str] | None = None) -> None:
                     result["parts"][name] = measure(Path(folder))
                 except Exception as error:
                     result["parts"][name] = {"error": f"{type(error).__name__}: {error}"[:500]}
+                    traceback.print_exc()
         result["seconds"] = time.perf_counter() - began
         options.output.write_text(json.dumps(result, indent=2) + "\n")
         print(f"{result['seconds']:6.0f} s  {name}", flush=True)

@@ -31,7 +31,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 
-from dopr.policy.direct_layers import DirectLayer, as_operation
+from dopr.policy.direct_layers import DirectLayer, as_operation, attention_kernels
 from dopr.policy.roomy_cache import RoomyLayer
 
 # Changes of the logits that ask nothing but a row's own logits and length.
@@ -82,7 +82,7 @@ def sample(
     logits = decoder.prefill(
         input_ids, model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
     )
-    with decoder.precision:
+    with decoder.precision, attention_kernels(input_ids.device):
         return _continue(decoder, input_ids, logits, logits_processor, ended, generation_config)
 
 

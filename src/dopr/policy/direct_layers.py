@@ -8,15 +8,25 @@ Adapters (LoRA) and other changed modules are called as they are.
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dopr.policy.roomy_cache import RoomyLayer
 
+# Not cuDNN's: it makes a plan for every new number of rows or tokens, and here each call is one.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+
 Operation = Callable[[torch.Tensor], torch.Tensor]
+
+
+def attention_kernels(device: torch.device) -> AbstractContextManager[Any]:
+    """Within it, attention takes a kernel that asks for no preparation at a new length."""
+    return sdpa_kernel(_KERNELS) if device.type == "cuda" else nullcontext()
 
 
 def as_operation(module: Any) -> Operation:

@@ -176,8 +176,8 @@ def _sample_or_leave(
     before = torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in devices]
     try:
         return sample(model, input_ids, exact=exact, **asked)
-    except (DivergedError, torch.OutOfMemoryError):
-        raise
+    except (DivergedError, torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # after a fault of the device nothing more can be computed on it
     # A model that looks like one of the known and is none may fail anywhere in the loop; the run
     # goes on with the loop that its authors tested. What would fail there too is raised by it.
     except Exception as error:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from dopr.policy import generation
+from dopr.policy.direct_layers import attention_kernels
 
 # Packing must leave out a tenth of the tokens of rows to pay for putting them in place.
 _WORTH = 0.9
@@ -221,7 +222,9 @@ def _wrap_attention() -> None:
         if row is None:
             result: tuple[Tensor, None] = usual(module, query, key, value, mask, **kwargs)
             return result
-        return _attend(usual, module, query, key, value, row, kwargs), None
+        # Entered here and not around the model: checkpointing calls this again on its way back.
+        with attention_kernels(query.device):
+            return _attend(usual, module, query, key, value, row, kwargs), None
 
     attention.reads_packed_rows = True  # type: ignore[attr-defined]
     ALL_ATTENTION_FUNCTIONS["sdpa"] = attention
@@ -250,12 +253,21 @@ def _attend(
     if row.completions.numel():
         own = [_as_batch(x[row.prompt_tokens :], row.completions) for x in tokens]
         keys, values = (
-            torch.cat([shared.index_select(0, row.owners), mine], dim=2)
+            torch.cat([_handed_out(shared, row.owners), mine], dim=2)
             for shared, mine in zip(of_prompts[1:], own[1:], strict=True)
         )
         attended, _ = usual(module, own[0], keys, values, row.mask, **kwargs)
         parts.append(attended.flatten(0, 1).index_select(0, row.unpad_completions))
     return torch.cat(parts)[None]
+
+
+def _handed_out(shared: Tensor, owners: Tensor) -> Tensor:
+    """Each completion's copy of its prompt's keys or values. A GPU adds their gradients up in the
+    tensor's own precision, so that a prompt of many completions would lose it in half precision.
+    """
+    if shared.device.type == "cpu" or shared.dtype == torch.float32:
+        return shared.index_select(0, owners)
+    return shared.float().index_select(0, owners).to(shared.dtype)
 
 
 def _as_batch(tokens: Tensor, places: Tensor) -> Tensor:

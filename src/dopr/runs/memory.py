@@ -63,7 +63,7 @@ def run_settings(
         prompt_length=prompt_length,
         completion_length=settings.max_completion_length,
         dtype=settings.dtype,
-        mixed=on_gpu if settings.bf16 is None else settings.bf16,
+        mixed=on_gpu and settings.mixes_on_gpu if settings.bf16 is None else settings.bf16,
         checkpointing=on_gpu if checkpointing is None else checkpointing,
         lora=None if lora is None else int(lora.get("r", 8)),
         lora_targets=(targets,) if isinstance(targets, str) else tuple(targets),

@@ -274,6 +274,11 @@ class TrainSettings(MethodSettings, TaskSettings):
         return {name: getattr(self, name) for name in names}
 
     @property
+    def mixes_on_gpu(self) -> bool:
+        """Whether a GPU computes in bfloat16 beside the weights, where `bf16` leaves it open."""
+        return self.dtype == "float32" and not self.trl.get("fp16")
+
+    @property
     def template_options(self) -> dict[str, Any] | None:
         """What the chat template reads besides the messages: TRL's `chat_template_kwargs`."""
         return _mapping_of(self.trl, "chat_template_kwargs")

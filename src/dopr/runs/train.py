@@ -179,6 +179,7 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
     batch, passes = batch_shape(settings)
     iterations = settings.num_iterations
     bf16, checkpointing = settings.bf16, settings.gradient_checkpointing
+    mixes = on_gpu and settings.mixes_on_gpu
     values: dict[str, Any] = settings.for_trainer | {
         "output_dir": str(run_dir),
         # A step costs at least one rollout, so this never stops a run before its budget does.
@@ -188,7 +189,7 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
         "rollout_budget": None if settings.steps else settings.max_rollouts,
         "per_device_train_batch_size": batch,
         "gradient_accumulation_steps": passes,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
+        "bf16": mixes and torch.cuda.is_bf16_supported() if bf16 is None else bf16,
         "gradient_checkpointing": on_gpu if checkpointing is None else checkpointing,
         "use_cpu": best_device() == "cpu",
         "dataloader_pin_memory": on_gpu,

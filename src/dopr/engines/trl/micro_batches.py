@@ -72,17 +72,17 @@ def cut_micro_batches(
         pad_token_id: for completions of unequal length.
 
     Raises:
-        UserError: there is nothing to train on, under DeepSpeed.
+        UserError: there is nothing to train on, under DeepSpeed or with fp16's scaler.
     """
     steps, processes = args.steps_per_generation, accelerator.num_processes
     skip = {"dopr_skip": torch.ones(())}
     parts, per_process = _local_rows(trained, accelerator)
     total = int(per_process.sum())
-    with_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
-    if total == 0 and with_deepspeed:
+    needs_gradients = _what_needs_gradients(accelerator)
+    if total == 0 and needs_gradients:
         raise UserError(
-            "a step kept no rollouts to train on, and DeepSpeed cannot skip an update; use FSDP2 "
-            "or whole copies, and leave empty_update at `take`"
+            f"a step kept no rollouts to train on, and {needs_gradients} cannot skip an update; "
+            "leave empty_update at `take`, or use bf16, and FSDP2 or whole copies"
         )
     if total == 0:
         return [skip] * steps
@@ -102,14 +102,21 @@ def cut_micro_batches(
         elif loss_type in _MEAN_OVER_MICRO_BATCH_TOKENS:
             piece["dopr_scale"] = piece["dopr_share"]
         micro_batches.append(piece)
-    if with_deepspeed:
+    if needs_gradients:
         skip = _without_weight(micro_batches[0])
     return [skip] * (steps - pieces) + micro_batches
 
 
+def _what_needs_gradients(accelerator: Any) -> str | None:
+    """What fails at an optimiser step for which no parameter has a gradient."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return "DeepSpeed"
+    return "fp16" if getattr(accelerator, "scaler", None) is not None else None
+
+
 def _without_weight(piece: dict[str, Any]) -> dict[str, Any]:
     """A micro-batch that goes through the model for nothing: DeepSpeed reduces gradients after each
-    one and fails where there are none.
+    one, float16's scaler looks them through before each update, and both fail where there are none.
     """
     kept = {name: value for name, value in piece.items() if name != "dopr_prompt"}
     nothing = torch.zeros_like(piece["advantages"])
