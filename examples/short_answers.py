@@ -3,10 +3,11 @@
     dopr eval smollm2-135m --chat --dataset examples/short_answers.py:arithmetic
     python examples/short_answers.py SVAMP.jsonl --output runs/svamp
 
-`arithmetic` and `relations` are tasks of reasoning-gym, each distinct question dealt to training or
-evaluation by its hash, so that none is in both. The command cuts SVAMP (Patel et al. 2021, MIT;
-1,000 word problems, one JSON object a line with Body, Question, Equation and Answer) into solutions
-for a supervised start, training and evaluation.
+`arithmetic` (its kinds by themselves: `sums`, `products`, `divisors`) and `relations` are tasks of
+reasoning-gym, each distinct question dealt to training or evaluation by its hash, so that none is
+in both. The command cuts SVAMP (Patel et al. 2021, MIT; 1,000 word problems, one JSON object a line
+with Body, Question, Equation and Answer) into solutions for a supervised start, training and
+evaluation.
 """
 
 import argparse
@@ -32,6 +33,21 @@ WARM, TRAIN = 250, 450
 def arithmetic(split: str = "train") -> list[Row]:
     """Sums, products and common divisors of two numbers."""
     return _deal(ARITHMETIC, split)
+
+
+def sums(split: str = "train") -> list[Row]:
+    """The first of the three alone."""
+    return _deal(ARITHMETIC[:1], split)
+
+
+def products(split: str = "train") -> list[Row]:
+    """The second alone."""
+    return _deal(ARITHMETIC[1:2], split)
+
+
+def divisors(split: str = "train") -> list[Row]:
+    """The third alone."""
+    return _deal(ARITHMETIC[2:], split)
 
 
 def relations(split: str = "train") -> list[Row]:
