@@ -24,9 +24,10 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-from driver_overhead import MODEL, Shape, TakeTurns, make
+from driver_overhead import MODEL, Shape, make
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from trl import GRPOConfig, GRPOTrainer
+from turns import TakeTurns
 
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy.generation import decoding_loop

@@ -6,17 +6,16 @@ Without our decoding loop (`fast_decoding`) the ratio is what the driver adds: a
 target. With it, as it is by default, the ratio is what a step takes: at most 0.75 is the target for
 one prompt x 8 and x 64, 128 tokens.
 
-Two trainers on equal models take turns step by step in one process, so that drift of the machine
-hits both. Both roll out the same number of prompts, completions and tokens (every completion is
-forced to full length). Writes docs/results/driver-overhead.json.
+Two trainers on equal models, each in a process of its own, take turns step by step, so that drift
+of the machine hits both. Both roll out the same number of prompts, completions and tokens (every
+completion is forced to full length). Writes docs/results/driver-overhead.json.
 """
 
 import argparse
+import functools
 import json
 import platform
 import tempfile
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,9 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
+from turns import TakeTurns, in_turns
 
 from dopr import DoPRConfig, DoPRTrainer
 
@@ -53,22 +53,6 @@ SHAPES = (
     Shape(1, 8, 128, True, 80),
     Shape(1, 64, 128, True, 30),
 )
-
-
-class TakeTurns(TrainerCallback):
-    """Lets one trainer take a step, then the other; notes the seconds of each step."""
-
-    def __init__(self, mine: threading.Semaphore, other: threading.Semaphore) -> None:
-        self.mine, self.other = mine, other
-        self.seconds: list[float] = []
-
-    def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
-        self.mine.acquire()
-        self.began = time.perf_counter()
-
-    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.began)
-        self.other.release()
 
 
 def coin_reward(completions: list[str], **columns: Any) -> list[float]:
@@ -119,19 +103,19 @@ def make(cls: Any, config: Any, callback: TakeTurns, folder: str, shape: Shape) 
     return trainer
 
 
-def measure(shape: Shape) -> dict[str, Any]:
-    first, second = threading.Semaphore(1), threading.Semaphore(0)
-    plain_turns, our_turns = TakeTurns(first, second), TakeTurns(second, first)
+def take_steps(cls: Any, config: Any, shape: Shape, turns: TakeTurns) -> list[float]:
+    """Seconds of each step of one trainer."""
     with tempfile.TemporaryDirectory() as folder:
-        plain = make(GRPOTrainer, GRPOConfig, plain_turns, f"{folder}/a", shape)
-        ours = make(DoPRTrainer, DoPRConfig, our_turns, f"{folder}/b", shape)
-        threads = [threading.Thread(target=t.train) for t in (plain, ours)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        make(cls, config, turns, folder, shape).train()
+    return turns.seconds
+
+
+def measure(shape: Shape, threads: int) -> dict[str, Any]:
+    pairs = ((GRPOTrainer, GRPOConfig), (DoPRTrainer, DoPRConfig))
+    takes = [functools.partial(take_steps, cls, config, shape) for cls, config in pairs]
+    plain, ours = in_turns(takes, threads)
     skip = shape.steps // 10  # warm-up
-    a, b = np.array(plain_turns.seconds[skip:]), np.array(our_turns.seconds[skip:])
+    a, b = np.array(plain[skip:]), np.array(ours[skip:])
     ratios = b / a
     rng = np.random.default_rng(0)
     medians = [np.median(rng.choice(ratios, len(ratios))) for _ in range(2000)]
@@ -153,10 +137,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    transformers.logging.set_verbosity_error()
     result = {
-        "shapes": [measure(shape) for shape in SHAPES],
+        "shapes": [measure(shape, options.threads) for shape in SHAPES],
         "threads": options.threads,
         "versions": {
             "torch": torch.__version__,

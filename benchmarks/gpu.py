@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from driver_overhead import TakeTurns, coin_reward, timed_settings
+from driver_overhead import coin_reward, timed_settings
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     LlamaConfig,
@@ -40,6 +40,7 @@ from transformers import (
     PrinterCallback,
 )
 from trl import GRPOConfig, GRPOTrainer
+from turns import TakeTurns
 from update_speed import timed
 
 from dopr import DoPRConfig, DoPRTrainer

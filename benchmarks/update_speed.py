@@ -2,7 +2,7 @@
 
     python benchmarks/update_speed.py
 
-Three trainers on equal models take turns step by step in one process: plain GRPOTrainer,
+Three trainers on equal models, each in a process, take turns step by step: plain GRPOTrainer,
 DoPRTrainer without `share_prefixes`, and DoPRTrainer as it is by default. One prompt a step, all
 completions forced to full length, all prompts of a shape equally long. Told are the whole step and
 its forward and backward pass; a ratio is the median over neighbouring steps, with a bootstrap
@@ -18,7 +18,6 @@ import functools
 import json
 import platform
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -28,11 +27,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from datasets import Dataset
-from driver_overhead import TakeTurns, coin_reward, timed_settings
+from driver_overhead import coin_reward, timed_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
+from turns import TakeTurns, in_turns
 
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy import shared_prefixes
@@ -127,37 +126,37 @@ def timed(method: Callable[..., Any], seconds: list[float]) -> Any:
     return wrapper
 
 
-def measure(shape: Shape) -> dict[str, Any]:
-    turns = [threading.Semaphore(int(i == 0)) for i in range(len(RUNS))]
-    ring = zip(turns, turns[1:] + turns[:1], strict=True)
-    clocks = {name: TakeTurns(mine, next_) for name, (mine, next_) in zip(RUNS, ring, strict=True)}
-    steps: dict[str, list[float]] = {name: [] for name in RUNS}
-    preparations: dict[str, list[float]] = {name: [] for name in RUNS}
+def take_steps(name: str, shape: Shape, turns: TakeTurns) -> dict[str, Any]:
+    """Seconds of each step of one trainer and of its update; what else is told of the trainer."""
+    whole: list[float] = []
+    preparation: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
-        trainers = {}
-        for name, clock in clocks.items():
-            trainer = make(name, shape, clock, f"{folder}/{name}", shape.steps)
-            trainer._prepare_inputs = timed(trainer._prepare_inputs, preparations[name])
-            trainer.training_step = timed(trainer.training_step, steps[name])
-            trainers[name] = trainer
-        threads = [threading.Thread(target=trainer.train) for trainer in trainers.values()]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        prompt_tokens = _prompt_tokens(trainers["plain"])
-        difference = gradient_difference(trainers["shared"])
+        trainer = make(name, shape, turns, folder, shape.steps)
+        trainer._prepare_inputs = timed(trainer._prepare_inputs, preparation)
+        trainer.training_step = timed(trainer.training_step, whole)
+        trainer.train()
+        return {
+            "step": turns.seconds,
+            "update": list(np.array(whole) - np.array(preparation)),
+            "prompt_tokens": _prompt_tokens(trainer) if name == "plain" else None,
+            "difference": gradient_difference(trainer) if name == "shared" else None,
+        }
+
+
+def measure(shape: Shape, threads: int) -> dict[str, Any]:
+    takes = [functools.partial(take_steps, name, shape) for name in RUNS]
+    found = dict(zip(RUNS, in_turns(takes, threads), strict=True))
     skip = max(1, shape.steps // 10)  # warm-up
-    whole = {name: np.array(clock.seconds[skip:]) for name, clock in clocks.items()}
-    update = {
-        name: np.array(steps[name][skip:]) - np.array(preparations[name][skip:]) for name in RUNS
+    seconds = {
+        part: {name: np.array(one[part][skip:]) for name, one in found.items()}
+        for part in ("step", "update")
     }
     return {
         **asdict(shape),
-        "prompt_tokens": prompt_tokens,
-        "step": _ratios(whole),
-        "update": _ratios(update),
-        "gradient_difference": difference,
+        "prompt_tokens": found["plain"]["prompt_tokens"],
+        "step": _ratios(seconds["step"]),
+        "update": _ratios(seconds["update"]),
+        "gradient_difference": found["shared"]["difference"],
     }
 
 
@@ -204,11 +203,9 @@ def main() -> None:
     parser.add_argument("--only", choices=("tiny", "smollm2-135m"), help="measure one model alone")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    transformers.logging.set_verbosity_error()
     shapes = [s for s in SHAPES if options.only in (None, s.model)]
     result = {
-        "shapes": [measure(shape) for shape in shapes],
+        "shapes": [measure(shape, options.threads) for shape in shapes],
         "threads": options.threads,
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in ("torch", "transformers", "trl")},

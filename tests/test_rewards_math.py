@@ -7,6 +7,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dopr.rewards import math_reward
 from dopr.rewards.math_check import structure, text, units
 from dopr.rewards.math_check.prose import candidates
 
@@ -194,3 +195,47 @@ def test_long_nonsense_is_refused_in_no_time(long):
     for part in (text.tidy(long), long):
         text.split(part), text.group(part), text.readings(part), units.quantity(part)
     candidates(long)
+
+
+@pytest.mark.parametrize(
+    ("gold", "question"),
+    [
+        ("88", "38 + 50"),
+        ("-12", "38 - 50"),
+        ("156", r"12 \times 13"),
+        ("156", "12*13"),
+        ("156", "12(13)"),
+        ("7.5", r"2.5 \cdot 3"),
+        ("6", r"\gcd(12, 18)"),
+        ("6", "gcd(12, 18)"),
+        ("3", r"\log_2 8"),
+        ("45", r"\binom{10}{2}"),
+    ],
+)
+def test_a_question_repeated_is_no_answer(gold, question):
+    assert not same(gold, question)
+    text = f"To solve {question}, we can use the"
+    assert math_reward(
+        prompts=["?"] * 2, completions=[text, rf"\boxed{{{question}}}"], answer=[gold] * 2
+    ) == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer"),
+    [
+        ("88", "38 + 50 = 88"),
+        ("5000", r"5 \times 10^3"),
+        ("5000", "5*10**3"),
+        ("1024", "2^{10}"),
+        ("2000000", "2 million"),
+        ("2.5", "2 1/2"),
+        ("0.5", "1/2"),
+        ("-5", "- 5"),
+        ("3", r"\sqrt{9}"),
+        ("x + 12", "12 + x"),
+        ("2 + 3i", "3i + 2"),
+        ("60", "60 km/h"),
+    ],
+)
+def test_a_number_in_another_spelling_answers(gold, answer):
+    assert same(gold, answer)

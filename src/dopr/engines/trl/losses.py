@@ -124,10 +124,11 @@ def _read_packed(
         ids, mask, width, batch_size, kwargs: what TRL gives it.
     """
     size = batch_size or len(ids)
+    fewest = shared_prefixes.fewest_saved(model)
     found: list[tuple[torch.Tensor, torch.Tensor | None]] = []
     for start in range(0, len(ids), size):
         some = slice(start, start + size)
-        row = shared_prefixes.pack(ids[some], mask[some], width)
+        row = shared_prefixes.pack(ids[some], mask[some], width, fewest)
         if row is None:
             result = read(ids[some], mask[some], width, **kwargs)
             found.append(versions.per_token(result)[:2])

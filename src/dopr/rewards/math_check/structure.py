@@ -168,6 +168,8 @@ def _same_item(gold: str, answer: str) -> bool:
         if verdict is not None:
             return verdict
     wanted, found = quantity(gold), quantity(answer)
+    if values.is_question(wanted.value, answer):
+        return False
     return units_agree(wanted, found) and _same_quantity(wanted, found)
 
 
