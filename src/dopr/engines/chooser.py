@@ -73,6 +73,31 @@ class Chooser:
             jobs.append(Job(number, request.prompt_id, request.num_rollouts))
         return jobs
 
+    def ask_for_stalled(self) -> list[Job]:
+        """Jobs that steps stand still for: groups have come, and nothing else is under way.
+
+        Such a step is in a later round, or larger than what was asked for at a time.
+        """
+        waiting = set(self._waiting)
+        moving = {flight.index for number, (flight, _) in self._jobs.items()
+                  if number not in waiting}  # fmt: skip
+        jobs = []
+        for number in self._waiting:
+            flight, request = self._jobs[number]
+            begun = flight.generated or any(flight.arrived)
+            if begun and flight.index not in moving:
+                jobs.append(Job(number, request.prompt_id, request.num_rollouts))
+        gone = {job.number for job in jobs}
+        self._waiting = deque(number for number in self._waiting if number not in gone)
+        return jobs
+
+    def job(self, number: int) -> Job | None:
+        """A job that nobody has told of yet; None where there is no such."""
+        if number not in self._jobs:
+            return None
+        request = self._jobs[number][1]
+        return Job(number, request.prompt_id, request.num_rollouts)
+
     def _begin_together(self, count: int) -> None:
         """Begin steps of one prompt at once, where the strategy can choose so."""
         strategy, driver = self.driver.strategy, self.driver
