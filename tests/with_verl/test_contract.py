@@ -12,8 +12,15 @@ import verl
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from verl.experimental.agent_loop import AgentLoopManager
-from verl.trainer.ppo.v1 import agent_loop_tq, trainer_base, trainer_sync
-from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
+from verl.trainer.ppo.v1 import (
+    agent_loop_tq,
+    replay_buffer,
+    trainer_base,
+    trainer_colocate_async,
+    trainer_separate_async,
+    trainer_sync,
+)
+from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 from verl.utils.config import validate_config
 
 import dopr.engines.verl as adapter
@@ -29,14 +36,16 @@ def test_this_is_the_verl_it_was_written_for() -> None:
     assert verl.__version__ == "0.9.1"
 
 
-def test_the_registry_gives_our_trainer_and_refuses_the_asynchronous_ones() -> None:
+def test_the_registry_gives_our_trainers() -> None:
     assert trainer_base.get_trainer_cls("sync") is adapter.DoPRTrainerSync
     assert issubclass(adapter.DoPRTrainerSync, trainer_sync.PPOTrainerSync)
-    others = set(trainer_base.TRAINER_REGISTRY) - {"sync"}
-    assert others == {"colocate_async", "separate_async"}
-    for mode in others:
-        with pytest.raises(UserError, match="trainer_mode=sync"):
-            trainer_base.get_trainer_cls(mode)(config=None)
+    assert trainer_base.get_trainer_cls("colocate_async") is adapter.DoPRTrainerColocateAsync
+    colocated = trainer_colocate_async.PPOTrainerColocateAsync
+    assert issubclass(adapter.DoPRTrainerColocateAsync, colocated)
+    assert trainer_base.get_trainer_cls("separate_async") is adapter.DoPRTrainerSeparateAsync
+    separate = trainer_separate_async.PPOTrainerSeparateAsync
+    assert issubclass(adapter.DoPRTrainerSeparateAsync, separate)
+    assert set(trainer_base.TRAINER_REGISTRY) == {"sync", "colocate_async", "separate_async"}
 
 
 def test_verl_loads_the_adapter_by_its_own_means() -> None:
@@ -80,6 +89,92 @@ def test_the_buffer_is_asked_as_it_was() -> None:
             for line in source.splitlines() if "self.replay_buffer." in line}  # fmt: skip
     assert used == {"sample"}
     assert "self.poll_interval = poll_interval" in inspect.getsource(ReplayBuffer.__init__)
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("step", ["self", "metrics", "timing_raw"]),
+        ("_add_prompts_to_generate", ["self", "num_prompts"]),
+        ("_add_batch_to_generate", ["self"]),
+        ("_add_async_warmup_batches", ["self", "num_warmup_batches"]),
+        ("_reissue_inflight_prompts", ["self", "partition_id"]),
+    ],
+)
+def test_the_asynchronous_trainers_have_the_methods_relied_on(method: str, expected: list) -> None:
+    assert parameters(getattr(trainer_base.PPOTrainer, method)) == expected
+    for trainer in (adapter.DoPRTrainerColocateAsync, adapter.DoPRTrainerSeparateAsync):
+        assert parameters(getattr(trainer, method)) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ("_sync_metadata_from_transfer_queue", ["self"]),
+        ("_clear_groups", ["self", "partition_id", "uids"]),
+        ("_terminal_eviction_reasons", ["self", "global_steps", "partition_id"]),
+        ("_sampleable_terminal_keys", ["self", "partition_id", "eviction_reasons"]),
+        (
+            "_has_enough_samples",
+            ["self", "global_steps", "partition_id", "batch_size", "sampleable_keys"],
+        ),
+        (
+            "_materialize_batch",
+            ["self", "partition_id", "selected_prompt_uids", "partition_snapshot"],
+        ),
+        ("sample", ["self", "global_steps", "partition_id", "batch_size"]),
+        ("wait_for_sampleable", ["self", "global_steps", "partition_id", "target_count"]),
+        ("get_sampleable_count", ["self", "global_steps", "partition_id"]),
+    ],
+)
+def test_the_asynchronous_buffer_has_the_methods_relied_on(method: str, expected: list) -> None:
+    assert parameters(getattr(ReplayBufferAsync, method)) == expected
+    assert parameters(getattr(adapter.StrategyBuffer, method)) == expected
+
+
+def test_the_asynchronous_buffer_is_made_and_asked_as_it_was() -> None:
+    made = inspect.getsource(trainer_base.PPOTrainer._build_replay_buffer)
+    kept = made[
+        made.index("replay_buffer_kwargs = dict(") : made.index("if not has_custom_sampler")
+    ]
+    names = {line.split("=")[0].strip() for line in kept.splitlines()[1:] if "=" in line}
+    assert names == {
+        "trainer_mode", "trainer_config", "max_off_policy_threshold", "max_off_policy_strategy",
+        "sampler_kwargs", "refill_fn",
+    }  # fmt: skip
+    taken = parameters(ReplayBufferAsync.__init__)
+    assert names | {"poll_interval"} < set(taken)
+    waiting = inspect.getsource(ReplayBufferAsync.wait_for_sampleable)
+    order = [
+        "_sync_metadata_from_transfer_queue(",
+        "_terminal_eviction_reasons(",
+        "_evict_terminal_groups(",
+        "refill_fn(len(evicted_uids))",
+        "_sampleable_terminal_keys(",
+        "_has_enough_samples(",
+    ]
+    places = [waiting.index(name) for name in order]
+    assert places == sorted(places)
+    sampled = inspect.getsource(ReplayBufferAsync.sample)
+    order = ["wait_for_sampleable(", "_select_prompt_uids(", "_materialize_batch("]
+    places = [sampled.index(name) for name in order]
+    assert places == sorted(places)
+    synced = inspect.getsource(replay_buffer.ReplayBuffer._sync_metadata_from_transfer_queue)
+    for field in ("partitions", "finished_keys", "failure_keys", "prompt_global_steps"):
+        assert f"self.{field}[partition_id]" in synced
+
+
+def test_new_prompts_go_through_the_two_methods_that_order_them() -> None:
+    prepare = inspect.getsource(trainer_base.PPOTrainer.prepare_step)
+    assert "self._add_batch_to_generate()" in prepare
+    warmup = inspect.getsource(trainer_base.PPOTrainer._add_async_warmup_batches)
+    assert "self._restored_tq_prompt_count" in warmup
+    assert "self._add_prompts_to_generate(missing_prompts)" in warmup
+    for module in (trainer_base, trainer_colocate_async, trainer_separate_async):
+        source = inspect.getsource(module)
+        assert source.count("_next_train_batch(") == (3 if module is trainer_base else 0)
+    submitted = inspect.getsource(trainer_base.PPOTrainer._submit_batch_to_rollout)
+    assert 'if self.trainer_mode != "sync"' in submitted  # the prompts are saved with the store
 
 
 def test_a_step_prepares_then_samples_then_computes_advantages() -> None:

@@ -13,22 +13,19 @@ import pytest
 import ray
 import torch
 import transfer_queue
+from agent_loops import POOL, Pool, plain_prompts, put_rollouts
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from tensordict import TensorDict
-from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
-from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 from dopr.core.advantages import compute_advantages
 from dopr.engines.adapter import EngineSettings, make_engine_driver
 from dopr.engines.verl import ChosenRollouts, DoPRTrainerSync
 
-POOL = 12
-
 
 class AgentLoops:
-    """Answers as verl's agent loops do, prompt i succeeding at the rate i / (POOL - 1)."""
+    """Answers at once, prompt i succeeding at the rate i / (POOL - 1)."""
 
     def __init__(self) -> None:
         self.rng = np.random.default_rng(0)
@@ -37,35 +34,10 @@ class AgentLoops:
 
     def generate_sequences(self, batch: TensorDict) -> None:
         self.asked.append([])
-        # One prompt at a time, as verl's workers read it.
-        for row in range(len(batch)):
-            prompt = {key: batch[row].get(key) for key in list(batch.keys())}
-            self._answer({key: getattr(value, "data", value) for key, value in prompt.items()})
-
-    def _answer(self, prompt: dict) -> None:
-        uid, index, count = prompt["uid"], int(prompt["index"]), int(prompt.pop("__rollout_n__"))
-        self.asked[-1].append((index, count))
-        fields, keys, tags = [], [], []
-        for rollout in range(count):
-            if rollout == 0 and index in self.lost:
-                continue
-            length = int(self.rng.integers(1, 5))
-            output = AgentLoopOutput(
-                prompt_ids=[5, 6],
-                response_ids=[7] * length,
-                response_mask=[1] * length,
-                reward_score=float(self.rng.random() < index / (POOL - 1)),
-                num_turns=2,
-                metrics=AgentLoopMetrics(),
-            )
-            fields.append(output.as_dict() | {"uid": uid, "session_id": rollout})
-            keys.append(f"{uid}_{rollout}_0")
-            tags.append({"status": "success", "seq_len": 2 + length, "global_steps": 1})
-        transfer_queue.kv_batch_put(
-            keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id="train"
-        )
-        status = "failure" if index in self.lost else "finished"
-        transfer_queue.kv_put(key=uid, partition_id="train", tag={"status": status})
+        for prompt in plain_prompts(batch):
+            index = int(prompt["index"])
+            self.asked[-1].append((index, int(prompt["__rollout_n__"])))
+            put_rollouts(prompt, self.rng, [0] if index in self.lost else [])
 
 
 @pytest.fixture(scope="module")
@@ -80,15 +52,6 @@ def config():
     yield found
     transfer_queue.close()
     ray.shutdown()
-
-
-class Pool:
-    def __len__(self) -> int:
-        return POOL
-
-    def __getitem__(self, i: int) -> dict:
-        chat = [{"role": "user", "content": f"{i}"}]
-        return {"raw_prompt": chat, "index": i, "dummy_tensor": torch.zeros(1), "data_source": "x"}
 
 
 def make_trainer(config, strategy: str, **options) -> DoPRTrainerSync:

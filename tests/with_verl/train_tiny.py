@@ -81,7 +81,7 @@ def main() -> None:
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides(folder) + sys.argv[2:])
     validate_config(config=config, use_reference_policy=False, use_critic=False)
-    ray.init(num_cpus=8, num_gpus=1, include_dashboard=False)
+    ray.init(num_cpus=8, num_gpus=2, include_dashboard=False)
     run_ppo(config, task_runner_class=TaskRunnerV1)
 
 
