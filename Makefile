@@ -59,10 +59,10 @@ test-deepspeed: .venv-deepspeed/ready  ## FSDP2, ZeRO-2 and ZeRO-3 in two proces
 	$(PYTHON) -m venv .venv-verl
 	.venv-verl/bin/python -m pip install --quiet --quiet --constraint constraints-verl.txt torch==2.13.0
 	.venv-verl/bin/python -m pip install --quiet --quiet --constraint constraints-verl.txt \
-		verl==0.9.1 ray TransferQueue cachetools uvicorn fastapi pytest pytest-timeout
+		verl==0.9.1 ray TransferQueue cachetools uvicorn fastapi hypothesis pytest pytest-timeout
 	@touch $@
 
-test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about a quarter of an hour
+test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: about twenty minutes
 	PYTHONPATH=src .venv-verl/bin/python -m pytest tests/with_verl -q -p no:cacheprovider
 
 # Older versions of TRL, each with the transformers of its day and in an environment of its own, and
