@@ -51,8 +51,12 @@ def train(folder: Path, *settings: str) -> list[dict]:
     return [json.loads(line)["data"] for line in lines]
 
 
+def state(folder: Path, step: int) -> dict:
+    return load_state(folder / f"checkpoints/global_step_{step}/dopr")
+
+
 def ledger(folder: Path, step: int) -> dict:
-    return load_state(folder / f"checkpoints/global_step_{step}/dopr")["ledger"]
+    return state(folder, step)["ledger"]
 
 
 def test_a_run_trains_saves_and_resumes(tmp_path: Path) -> None:
@@ -83,6 +87,62 @@ def test_several_rounds_and_unequal_groups(tmp_path: Path, strategy: str) -> Non
     steps = train(tmp_path, f"+dopr.strategy={strategy}", "trainer.total_training_steps=2")
     assert len(steps) == 2 and steps[-1]["rollout/rollouts_total"] >= 16
     assert steps[-1]["rollout/kept_total"] > 0
+
+
+ASYNCHRONOUS = {
+    "colocate_async": [],
+    "separate_async": [
+        "trainer.v1.separate_async.parameter_sync_step=2",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=2",
+        "actor_rollout_ref.rollout.nnodes=1",
+        "actor_rollout_ref.rollout.n_gpus_per_node=1",
+        "actor_rollout_ref.rollout.checkpoint_engine.backend=cpu",
+    ],
+}
+
+
+@pytest.mark.parametrize("mode", list(ASYNCHRONOUS))
+def test_an_asynchronous_run_trains_saves_and_resumes(tmp_path: Path, mode: str) -> None:
+    whole = tmp_path / "whole"
+    settings = [
+        f"trainer.v1.trainer_mode={mode}",
+        *ASYNCHRONOUS[mode],
+        "+dopr.strategy=dopr",
+        "+dopr.strategy_args.prompts_per_step=2",
+        "trainer.v1.sampler.max_off_policy_threshold=3",
+        "trainer.save_freq=2",
+    ]
+    steps = train(whole, *settings)
+    assert len(steps) == 3
+    for number, step in enumerate(steps, 1):
+        assert step["rollout/rollouts_total"] >= step["rollout/kept_total"] >= 16 * number
+        assert step["training/off_policy/trajectory_staleness_worst/max"] < 3
+        # A batch beforehand, and no prompt of it chosen twice.
+        assert step["rollout/in_flight"] <= 16
+    assert max(step["training/off_policy/trajectory_staleness_worst/max"] for step in steps) >= 1
+    assert any(step["actor/grad_norm"] > 0 for step in steps)
+    # Every job has four rollouts: they were told of or are under way, once.
+    for step in (2, 3):
+        assert_each_rollout_counts_once(whole, step)
+
+    part = tmp_path / "part"
+    shutil.copytree(whole, part)
+    shutil.rmtree(part / "checkpoints/global_step_3")
+    (part / "checkpoints/latest_checkpointed_iteration.txt").write_text("2")
+    saved = state(part, 2)
+    resumed = train(part, *settings)
+    assert resumed[-1]["rollout/rollouts_total"] >= saved["driver"]["spent"]["rollouts"]
+    assert_each_rollout_counts_once(part, 3)
+    after = state(part, 3)["driver"]
+    assert after["spent"]["plain_steps"] == after["spent"]["dropped_steps"] == 0
+    assert after["ledger"]["visits"].sum() >= saved["driver"]["ledger"]["visits"].sum() + 4
+
+
+def assert_each_rollout_counts_once(folder: Path, step: int) -> None:
+    found = state(folder, step)
+    under_way = found["jobs"][:, 3].sum()
+    assert found["driver"]["spent"]["rollouts"] + under_way == 4 * found["next"]
+    assert found["driver"]["spent"]["asked_again"] == 0
 
 
 def test_a_strategy_that_cannot_run_here_is_refused(tmp_path: Path) -> None:

@@ -263,6 +263,7 @@ def test_a_resumed_run_goes_on_with_what_was_under_way(config, strategy: str, tm
         while trainer.replay_buffer.get_sampleable_count(trainer.global_steps, "train") < BATCH:
             loops.finish(*list(loops.under_way)[:3])
         train_on(trainer, sample(trainer)[0])
+    trainer.prepare_step()
     flying = dict(trainer.driver.ledger.in_flight)
     at_save = trainer.driver.spent.rollouts
     assert flying and trainer.replay_buffer.ready.keys() | trainer.replay_buffer.held.keys()
