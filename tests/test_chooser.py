@@ -77,6 +77,34 @@ def assert_same(first: Chooser, second: Chooser) -> None:
     assert [first.ask(1) for _ in range(9)] == [second.ask(1) for _ in range(9)]
 
 
+def test_jobs_that_a_step_stands_still_for_are_had_without_asking_for_more() -> None:
+    strategy = make_strategy("uniform", num_generations=4, prompts_per_step=3)
+    chooser = Chooser(Driver(strategy, PromptStream(SIZE, 1)))
+    (job,) = chooser.ask(1)
+    assert chooser.job(job.number) == job
+    assert chooser.ask_for_stalled() == []  # one of the three is under way
+    chooser.tell(job.number, *outcome_of(job))
+    assert chooser.job(job.number) is None
+    rest = chooser.ask_for_stalled()
+    assert len({job.prompt_id, *(other.prompt_id for other in rest)}) == 3
+    assert [other.number for other in rest] == chooser.handed_out == [1, 2]
+    assert chooser.ask_for_stalled() == [] and len(chooser.driver.flights) == 1
+
+
+def test_a_further_round_is_had_at_once_and_other_steps_are_left_alone() -> None:
+    strategy = make_strategy("reinforce-ada", prompts_per_step=4)
+    chooser = Chooser(Driver(strategy, PromptStream(SIZE, 1)))
+    jobs, others = chooser.ask(4), chooser.ask(3)
+    chooser.tell(others[0].number, *outcome_of(others[0]))
+    for job in jobs:
+        assert chooser.ask_for_stalled() == []
+        chooser.tell(job.number, *(np.zeros(job.num_rollouts), np.ones(job.num_rollouts, int)))
+    further = chooser.ask_for_stalled()
+    assert [job.prompt_id for job in further] == [job.prompt_id for job in jobs]
+    (last,) = chooser.ask(1)  # of the other step's first round
+    assert last.prompt_id not in {job.prompt_id for job in jobs} and last.number < further[0].number
+
+
 @pytest.mark.parametrize("name", ["dopr-paper", "dopr", "pods", "dapo", "reinforce-ada"])
 def test_jobs_come_back_in_any_order_and_every_rollout_is_counted_once(name: str) -> None:
     chooser, rng = new_chooser(name), np.random.default_rng(0)

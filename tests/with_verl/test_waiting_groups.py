@@ -268,8 +268,10 @@ def test_a_resumed_run_goes_on_with_what_was_under_way(config, strategy: str, tm
     at_save = trainer.driver.spent.rollouts
     assert flying and trainer.replay_buffer.ready.keys() | trainer.replay_buffer.held.keys()
     save_state(tmp_path, trainer._state())
+    stray = {"key": "999_0_0", "partition_id": "train", "tag": {"status": "success"}}
+    transfer_queue.kv_put(**stray)  # verl saves what it has trained on, too
     transfer_queue.save_checkpoint(tmp_path / "queue")
-    missing, *others = loops.under_way
+    missing, *others = list(loops.under_way)
     loops.finish(others[-1])  # what comes afterwards is lost with the process
 
     transfer_queue.load_checkpoint(tmp_path / "queue")
@@ -281,6 +283,7 @@ def test_a_resumed_run_goes_on_with_what_was_under_way(config, strategy: str, tm
     assert ours.ledger.in_flight == flying and len(ours.flights) == len(theirs.flights)
     assert resumed.replay_buffer.ready.keys() == trainer.replay_buffer.ready.keys()
     assert resumed.replay_buffer.held == trainer.replay_buffer.held
+    assert "999_0_0" not in in_store() and set(others) < in_store()
     resumed._reissue_inflight_prompts()  # verl's
     again = resumed.agent_loop_manager
     assert again.under_way.keys() == set(others)

@@ -159,14 +159,11 @@ class StrategyBuffer(ReplayBufferAsync):
         for lead, mine in keys.items():
             own = {key: batch.advantages[key] for key in mine if key in batch.advantages}
             prompts = {key: int(batch.prompts[key]) for key in mine}
-            group = tuple(n for n in jobs if first.get(n, n) == lead)
-            self.ready[str(lead)] = Ready(group, TrainingBatch(mine, [], own, prompts))
+            others = [n for n in jobs if n != lead and first.get(n, n) == lead]
+            batch_of = TrainingBatch(mine, [], own, prompts)
+            self.ready[str(lead)] = Ready((lead, *others), batch_of)
         self._clear_groups(TRAIN, {str(n) for n in jobs if first.get(n, n) not in keys})
-        rest = [key for key in batch.dropped if key in self.partitions[TRAIN]]
-        if rest:
-            transfer_queue.kv_clear(keys=rest, partition_id=TRAIN)
-            for key in rest:
-                del self.partitions[TRAIN][key]
+        self._clear_rows([key for key in batch.dropped if key in self.partitions[TRAIN]])
 
     def _places(self) -> dict[tuple[int, int], list[str]]:
         """The stored sequences of each rollout of the jobs that are held."""
@@ -277,15 +274,25 @@ class StrategyBuffer(ReplayBufferAsync):
             if group.uids <= there and self.partitions[TRAIN].keys() >= set(keys):
                 self.ready[str(jobs[0])] = group
         known = {str(number) for number in (*self.held, *self.chooser.handed_out)}
-        known = known.union(*(group.uids for group in self.ready.values()))
+        self._clear_all_but(known.union(*(group.uids for group in self.ready.values())))
         self.chooser.lose([n for n in self.chooser.handed_out if str(n) not in there])
-        self._clear_groups(TRAIN, there - known)
         self.owed = self.existing
 
     def forget(self) -> None:
         """Clear from the store what the steps of other rows have left there."""
         super()._sync_metadata_from_transfer_queue()
-        self._clear_groups(TRAIN, set(self.prompt_global_steps[TRAIN]))
+        self._clear_all_but(set())
+
+    def _clear_all_but(self, uids: set[str]) -> None:
+        self._clear_groups(TRAIN, set(self.prompt_global_steps[TRAIN]) - uids)
+        # verl saves its store before it clears what it has just trained on.
+        self._clear_rows([key for key in self.partitions[TRAIN] if _uid(key) not in uids])
+
+    def _clear_rows(self, keys: list[str]) -> None:
+        if keys:
+            transfer_queue.kv_clear(keys=keys, partition_id=TRAIN)
+        for key in keys:
+            del self.partitions[TRAIN][key]
 
 
 def _uid(key: str) -> str:
