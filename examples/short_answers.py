@@ -6,9 +6,9 @@
 `arithmetic` (its kinds by themselves: `sums`, `products`, `divisors`) and `relations` are tasks of
 reasoning-gym, each distinct question dealt to training or evaluation by its hash, so that none is
 in both. `worked` asks the questions of `arithmetic` after three worked ones, as texts to go on with
-(`worked_sums`, ...), which a small model answers with a number and no more. The command cuts SVAMP (Patel et al. 2021, MIT; 1,000 word problems, one JSON object a line
-with Body, Question, Equation and Answer) into solutions for a supervised start, training and
-evaluation.
+(`worked_sums`, ...), which a small model answers with a number and no more. The command cuts SVAMP
+(Patel et al. 2021, MIT; 1,000 word problems, one JSON object a line with Body, Question, Equation
+and Answer) into solutions for a supervised start, training and evaluation.
 """
 
 import argparse
