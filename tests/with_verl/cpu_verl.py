@@ -114,7 +114,8 @@ torch.distributed.init_process_group = _with_gloo
 class CPUServer:
     """Samples by transformers; the n-th completion of a prompt under the same weights is fixed.
 
-    Stopped, it gives back what it has of each sequence, and holds new requests until it goes on.
+    Stopped, it gives back what it has of each sequence, and holds new requests until it goes on, or
+    gives them back as they are where it is not to go on soon.
     """
 
     def __init__(self, path: str):
@@ -122,7 +123,7 @@ class CPUServer:
         self.version, self.counts = 0, {}
         self.going = asyncio.Event()
         self.going.set()
-        self.stops = 0
+        self.stops, self.rejects = 0, False
 
     async def set_weights(self, weights: dict, version: int):
         weights = {name: value.float() for name, value in weights.items()}
@@ -132,34 +133,41 @@ class CPUServer:
 
     async def abort_all_requests(self, reject_request=False):
         self.going.clear()
-        self.stops += 1
+        self.stops, self.rejects = self.stops + 1, reject_request
 
     async def resume_generation(self):
+        self.rejects = False
         self.going.set()
 
     async def release_kv_cache(self):
         pass
 
-    resume_kv_cache = release_kv_cache
+    async def resume_kv_cache(self):
+        pass
 
     async def generate(self, request_id, *, prompt_ids, sampling_params, **kwargs):
-        await self.going.wait()
+        if not self.rejects:
+            await self.going.wait()
         version, stops = self.version, self.stops
         count = self.counts[tuple(prompt_ids)] = self.counts.get(tuple(prompt_ids), -1) + 1
         seed = hash((version, count, *prompt_ids))
-        token_ids, log_probs, limit = [], [], sampling_params.get("max_tokens", 12)
-        while len(token_ids) < limit and stops == self.stops:
+        token_ids, log_probs, done = [], [], False
+        limit = sampling_params.get("max_tokens", 12)
+        eos = self.model.generation_config.eos_token_id
+        while len(token_ids) < limit and stops == self.stops and self.going.is_set():
             torch.manual_seed((seed + len(token_ids)) % 2**31)
-            new = self._sample([*prompt_ids, *token_ids], limit, sampling_params["temperature"])
+            left, temperature = limit - len(token_ids), sampling_params["temperature"]
+            new = self._sample([*prompt_ids, *token_ids], left, temperature)
             token_ids += new[0]
             log_probs += new[1]
-            if token_ids[-1] == self.model.generation_config.eos_token_id:
+            done = len(token_ids) >= limit or token_ids[-1] == eos
+            if done:
                 break
             await asyncio.sleep(0)
         return TokenOutput(
             token_ids=token_ids,
             log_probs=log_probs,
-            stop_reason="completed" if stops == self.stops else "aborted",
+            stop_reason="completed" if done else "aborted",
             extra_fields={"global_steps": version},
         )
 

@@ -29,6 +29,8 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TQ_LOGGING_LEVEL": "ERROR",
     "OMP_NUM_THREADS": "1",
+    "RAY_raylet_start_wait_time_s": "300",  # a machine may have other work to do
+    "RAY_worker_register_timeout_seconds": "300",
 }
 
 pytestmark = pytest.mark.timeout(900)
