@@ -147,6 +147,8 @@ def test_what_the_reference_is_the_result_of_is_no_answer(gold, question, answer
         ("2 + 3i", "3i + 2"),
         ("3x-y+13=0", "y = 3x + 13"),
         ("y = 2x", "2x - y = 0"),
+        ("(x + 7)(x + 10) = 0", "x^2 + 17x + 70 = 0"),
+        ("x(x - 1) = 0", "x^2 = x"),
         ("x < 2a", "2a > x"),
     ],
 )
@@ -233,7 +235,7 @@ def test_a_power_after_the_answer_is_counts():
             "of the numbers 10, 5.",
         ),
         *("1 times 5", "1 plus 5", "1 x 5", "1 ⋅ 5", r"1 \times 5", "1 ÷ 5", "5 over 5", "0 − 5"),
-        *("4 or 5", "1, 2, 3, 4, 5", "4, 5 are"),
+        *("4 or 5", "1, 2, 3, 4, 5", "4, 5 are", "$1$ times $5$", "$1$ + $5$", "$4$, $5$"),
     ],
 )
 def test_numbers_that_are_joined_are_one_thing_and_not_the_last_of_them(text):

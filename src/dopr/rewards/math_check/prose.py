@@ -30,7 +30,8 @@ _JOINING = word_set("over plus minus divided multiplied factorial squared cubed 
 # `1 times 7`. After a comma another clause may begin: `in 2021, 88 people`.
 _ONE_THING = re.compile(
     r"\s*(?:(?P<comma>,)|,?\s*(?:and|or|&|plus|minus|times|mod|modulo|over|[xX]"
-    r"|multiplied by|divided by|to the power of|[-+*/×·−÷⋅∙•∕＋＊⨯✕]|\\(?:times|cdot|ast|div|pm|b?mod)))\s+(?:the\s+)?"
+    r"|multiplied by|divided by|to the power of|[-+*/×·−÷⋅∙•∕＋＊⨯✕]"
+    r"|\\(?:times|cdot|ast|div|pm|b?mod)))\s+(?:the\s+)?"
 )
 _CLAUSE = re.compile(r"\s+(?!(?:is|are|we|you|can|has|have|by|in|as|which|then|using)\b)[a-z]")
 _END = re.compile(r"[.!?](?=\s+[A-Z$\\*]|\s*$)|\n")
@@ -98,9 +99,10 @@ def _last(text: str) -> list[str]:
     formulas, numbers = _find(text)
     if formulas and (not numbers or formulas[-1].end() > numbers[-1].end()):
         start = len(formulas) - 1
-        while start > 0 and _JOINED.fullmatch(
-            text[formulas[start - 1].end() : formulas[start].start()]
-        ):
+        while start > 0:
+            between = text[formulas[start - 1].end() : formulas[start].start()]
+            if not (_JOINED.fullmatch(between) or _ONE_THING.fullmatch(between)):
+                break
             start -= 1
         return _together(text, formulas[start:])
     return [_ending(text, numbers)] if numbers else []

@@ -35,6 +35,7 @@ _IN_BASE = re.compile(r"(-?(?=[A-F]*\d)[0-9A-F]+)_\s*\{?\s*(?:\\text\{)?(\d+)\}*
 _NAME = re.compile(
     r"(?:\\text\{[^{}]*\}|\\?[A-Za-z]+'*|[|{}\s]|_\{?[\w\\, ]+\}?|\^\{?[\w*]+\}?|\([^()=<>]*\))+"
 )
+_ONE_NAME = re.compile(r"\\?[A-Za-z]+'*(?:_\{?\w+\}?)?(?:\(-?\w+\))?")  # no product: `x`, `f(5)`
 _EQUALS_ZERO = re.compile(r"(\\?[A-Za-z]+(?:_\{?\w+\}?)?)\s*([-+])\s*([^-+=]+)")
 _UNKNOWN = re.compile(r"(?<![\\A-Za-z])(?![ei](?![A-Za-z]))[A-Za-z]")  # any letter but e and i
 _APPLIED = re.compile(r"(\\?[A-Za-z]+'*)\s*\(\s*([A-Za-z])\s*\)")
@@ -223,7 +224,7 @@ def _same_equation(gold: str, answer: str, first: list[str], second: list[str]) 
         renamed = _with_its_argument(first[0], second)
         if canonical(first[0]).lower() == canonical(renamed[0]).lower():
             return _same(first[-1], renamed[-1])
-    if _NAME.fullmatch(first[0]) and not _UNKNOWN.search(first[-1]):
+    if _ONE_NAME.fullmatch(first[0]) and not _UNKNOWN.search(first[-1]):
         read = _read_off(second)
         return (
             read is not None
@@ -237,7 +238,7 @@ def _same_equation(gold: str, answer: str, first: list[str], second: list[str]) 
 
 def _read_off(sides: list[str]) -> tuple[str, str] | None:
     """The name and the value that `5 = x` or `x - 5 = 0` says; None where it has to be solved."""
-    if _NAME.fullmatch(sides[-1]):
+    if _ONE_NAME.fullmatch(sides[-1]):
         return sides[-1], sides[0]
     zero = _EQUALS_ZERO.fullmatch(sides[0])
     if zero is None or len(sides) != 2 or sides[1] != "0" or _UNKNOWN.search(zero[3]):
