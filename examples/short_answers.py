@@ -5,9 +5,10 @@
 
 `arithmetic` (its kinds by themselves: `sums`, `products`, `divisors`) and `relations` are tasks of
 reasoning-gym, each distinct question dealt to training or evaluation by its hash, so that none is
-in both. The command cuts SVAMP (Patel et al. 2021, MIT; 1,000 word problems, one JSON object a line
-with Body, Question, Equation and Answer) into solutions for a supervised start, training and
-evaluation.
+in both. `worked` asks the questions of `arithmetic` after three worked ones, as texts to go on with
+(`worked_sums`, ...), which a small model answers with a number and no more. The command cuts SVAMP
+(Patel et al. 2021, MIT; 1,000 word problems, one JSON object a line with Body, Question, Equation
+and Answer) into solutions for a supervised start, training and evaluation.
 """
 
 import argparse
@@ -48,6 +49,41 @@ def products(split: str = "train") -> list[Row]:
 def divisors(split: str = "train") -> list[Row]:
     """The third alone."""
     return _deal(ARITHMETIC[2:], split)
+
+
+# What comes before a question that is asked by example.
+WORKED = {
+    "sums": "4 + 9 = 13\n27 - 15 = 12\n60 + 31 = 91\n",
+    "products": "6 * 7 = 42\n3 * 12 = 36\n20 * 11 = 220\n",
+    "divisors": "gcd(12, 18) = 6\ngcd(7, 10) = 1\ngcd(15, 25) = 5\n",
+}
+
+
+def worked(split: str = "train") -> list[Row]:
+    """Sums, products and common divisors as the next line of three that are worked out."""
+    return [_by_example(row) for row in arithmetic(split)]
+
+
+def worked_sums(split: str = "train") -> list[Row]:
+    """The first of the three alone."""
+    return [_by_example(row) for row in sums(split)]
+
+
+def worked_products(split: str = "train") -> list[Row]:
+    """The second alone."""
+    return [_by_example(row) for row in products(split)]
+
+
+def worked_divisors(split: str = "train") -> list[Row]:
+    """The third alone."""
+    return [_by_example(row) for row in divisors(split)]
+
+
+def _by_example(row: Row) -> Row:
+    first, sign, second = re.findall(r"(-?\d+)\s*([-+*,])\s*(-?\d+)", row["prompt"])[-1]
+    asked = f"gcd({first}, {second}) =" if sign == "," else f"{first} {sign} {second} ="
+    kind = {",": "divisors", "*": "products"}.get(sign, "sums")
+    return row | {"prompt": WORKED[kind] + asked}
 
 
 def relations(split: str = "train") -> list[Row]:

@@ -83,7 +83,7 @@ def test_by_hand(billion: ModelShape) -> None:
     stream = 8 * 1024 * 2048
     assert needed.activations == needed.activations_kept == 16 * 957_415_424 + stream * (2 + 4)
     assert needed.activations_checkpointed == 957_415_424 + 16 * stream * 2 + stream * (2 + 4)
-    assert needed.sampling == 8 * 128256 * (2 + 4)
+    assert needed.sampling == 8 * 128256 * (2 + 4 + 4 + 8)
     assert needed.always == 6 * 1_235_814_400
     assert needed.peak == needed.update > needed.generation
 

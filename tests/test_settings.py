@@ -189,3 +189,19 @@ def test_a_preset_is_no_departure_from_itself_and_survives_yaml(name: str) -> No
     settings.check()
     assert settings.objective_departures == []
     assert build(TrainSettings, yaml.safe_load(to_yaml(to_mapping(settings)))) == settings
+
+
+def test_stop_strings_are_refused_where_trl_cannot_heed_them() -> None:
+    stop = {"trl": {"generation_kwargs": {"stop_strings": ["\n"]}}}
+    assert "eos_token_id" in refused(stop)
+    build(TrainSettings, GOOD | stop | {"use_vllm": True}).check()
+    build(TrainSettings, GOOD | {"trl": {"generation_kwargs": {"eos_token_id": [1, 2]}}}).check()
+
+
+def test_a_gpu_mixes_precisions_only_beside_float32_weights() -> None:
+    def mixes(**changes: object) -> bool:
+        return build(TrainSettings, GOOD | changes).mixes_on_gpu
+
+    assert mixes()
+    assert not mixes(dtype="bfloat16") and not mixes(dtype="float16")
+    assert not mixes(trl={"fp16": True})

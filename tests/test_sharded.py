@@ -53,6 +53,21 @@ def test_deepspeed_is_not_given_a_step_without_rollouts() -> None:
         cut_micro_batches([], args, accelerator, "dapo", 0)
 
 
+def test_float16s_scaler_is_not_given_a_step_without_rollouts() -> None:
+    args = SimpleNamespace(steps_per_generation=2, gradient_accumulation_steps=2)
+    accelerator = SimpleNamespace(
+        num_processes=1,
+        process_index=0,
+        device="cpu",
+        distributed_type=DistributedType.NO,
+        scaler=object(),
+    )
+    with pytest.raises(UserError, match="fp16 cannot skip an update"):
+        cut_micro_batches([], args, accelerator, "dapo", 0)
+    accelerator.scaler = None
+    assert len(cut_micro_batches([], args, accelerator, "dapo", 0)) == 2
+
+
 @pytest.mark.parametrize(
     "engine",
     ["fsdp2", pytest.param("zero2", marks=deepspeed), pytest.param("zero3", marks=deepspeed)],

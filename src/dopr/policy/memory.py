@@ -207,7 +207,7 @@ def estimate(shape: ModelShape, settings: MemorySettings, device_bytes: int = 0)
         activations_kept=kept,
         activations_checkpointed=spared,
         kv_cache=kv_cache(shape, settings) if own_cache else 0,
-        sampling=settings.rollouts * shape.vocabulary * (settings.stored + 4) if own_cache else 0,
+        sampling=sampling(shape, settings) if own_cache else 0,
         vllm=round(settings.vllm_share * device_bytes) if settings.vllm == "colocate" else 0,
     )
 
@@ -238,6 +238,13 @@ def kv_cache(shape: ModelShape, settings: MemorySettings) -> int:
     """
     layer = settings.rollouts * settings.tokens * 2 * shape.kv_heads * shape.head_dim
     return (shape.layers + 1) * layer * settings.stored
+
+
+def sampling(shape: ModelShape, settings: MemorySettings) -> int:
+    """Logits of the next token of every rollout, the scores made of them in float32, their softmax,
+    and its running sum in float64 (`dopr.policy.decoding`).
+    """
+    return settings.rollouts * shape.vocabulary * (settings.stored + 4 + 4 + 8)
 
 
 def logits(shape: ModelShape, settings: MemorySettings) -> int:

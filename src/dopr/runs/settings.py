@@ -330,7 +330,12 @@ class TrainSettings(MethodSettings, TaskSettings):
             )
 
     def _check_trl(self) -> None:
-        _ = self.template_options, self.generation_options  # refuses what is no mapping
+        _ = self.template_options  # refuses what is no mapping
+        if (self.generation_options or {}).get("stop_strings") and not self.use_vllm:
+            raise UserError(
+                "TRL stops at strings with vLLM alone; name the token that ends a completion, "
+                "trl.generation_kwargs: {eos_token_id: [...]}, or set use_vllm"
+            )
         specs = dataclasses.fields(self)
         own = {f.name: f.name for f in specs if f.name not in ("trl", "eval")}
         own |= {other: f.name for f in specs for other in f.metadata.get("stands_for", ())}
