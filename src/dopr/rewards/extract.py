@@ -46,6 +46,16 @@ def completion_text(completion: Any) -> str:
     return "".join(part.get("text", "") for part in content)
 
 
+def question_text(prompt: Any) -> str:
+    """What was asked: a prompt that is a text, or the last message of a chat by the user."""
+    if isinstance(prompt, str):
+        return prompt
+    asked = [m.get("content") or "" for m in prompt or [] if m.get("role") == "user"]
+    if not asked or isinstance(asked[-1], str):
+        return asked[-1] if asked else ""
+    return "".join(part.get("text") or "" for part in asked[-1])
+
+
 def answer_tag(text: str) -> str | None:
     """The content of the last closed `<answer>...</answer>`, stripped; None where there is none."""
     matches = _ANSWER_TAG.findall(text)

@@ -36,10 +36,11 @@ def make_math_reward(
 
     The answer is the last `\boxed{}`, else the last `<answer>` tag, else what follows the last
     `####`, looked for after `</think>` first; without any of them, the completion's last formula or
-    number. A reference that is a list is several answers, any of which is right. None (unscorable)
-    where the reference is missing, where the check took longer than its limit, and where the
-    checking process died; the last two are counted (`checker_stats`), logged, and passed to TRL as
-    `checker/timeouts` and `checker/crashes`.
+    number. A calculation is no answer where the reference is a result, nor is a formula that the
+    prompt has as it stands. A reference that is a list is several answers, any of which is right.
+    None (unscorable) where the reference is missing, where the check took longer than its limit,
+    and where the checking process died; the last two are counted (`checker_stats`), logged, and
+    passed to TRL as `checker/timeouts` and `checker/crashes`.
 
     Args:
         time_limit_s: seconds for one check.
@@ -67,7 +68,8 @@ def make_math_reward(
         scorable = [
             i for i, reference in enumerate(references) if not extract.is_missing(reference)
         ]
-        requests = [_request(completions[i], references[i]) for i in scorable]
+        questions = list(map(extract.question_text, prompts))
+        requests = [_request(completions[i], references[i], questions[i]) for i in scorable]
         outcomes = checkers.map(requests)
         record("math_reward", outcomes, log_metric)
         for i, outcome in zip(scorable, outcomes, strict=True):
@@ -77,13 +79,14 @@ def make_math_reward(
     return math_reward
 
 
-def _request(completion: Any, reference: Any) -> dict[str, Any]:
+def _request(completion: Any, reference: Any, question: str = "") -> dict[str, Any]:
     text = extract.completion_text(completion)
     marked = extract.extract(text, _RULES)
     return {
         "golds": extract.reference_texts(reference),
         "prediction": text if marked is None else marked,
         "whole": marked is None,
+        "question": question,
     }
 
 

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .prose import candidates
+from .prose import Reading, candidates
 from .structure import readable, same_answer
+from .written import is_finished, is_unfinished, repeats
 
 
 def load(options: dict[str, Any]) -> Callable[[dict[str, Any]], float | None]:
@@ -23,16 +24,28 @@ def grade(request: dict[str, Any]) -> float | None:
 
     Args:
         request: `golds`, the accepted answers; `prediction`, an answer or, where `whole` is true, a
-            completion in which no answer is marked.
+            completion in which no answer is marked; `question`, the prompt.
     """
     golds = [gold for gold in request["golds"] if readable(gold)]
     if not golds:
         return None
     prediction = request["prediction"]
-    answers = candidates(prediction) if request["whole"] else [prediction]
-    if any(same_answer(gold, answer) for gold in golds for answer in answers):
+    question = request.get("question", "")
+    answers = candidates(prediction) if request["whole"] else [Reading(prediction, True)]
+    if _any_right(golds, answers, question):
         return 1.0
     if request["whole"]:
         return 0.0
     # An answer may be a sentence.
-    return float(any(same_answer(g, a) for g in golds for a in candidates(prediction, marked=True)))
+    return float(_any_right(golds, candidates(prediction, marked=True), question))
+
+
+def _any_right(golds: list[str], answers: list[Reading], question: str) -> bool:
+    return any(_is_right(gold, answer, question) for gold in golds for answer in answers)
+
+
+def _is_right(gold: str, answer: Reading, question: str) -> bool:
+    """Whether an answer is the reference's and says it; what merely came last must be a result."""
+    if not same_answer(gold, answer.text) or repeats(question, gold, answer.text):
+        return False
+    return answer.told or not (is_finished(gold) and is_unfinished(answer.text))

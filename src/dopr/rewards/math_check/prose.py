@@ -6,6 +6,7 @@ Imports nothing from `dopr` (see worker.py).
 """
 
 import re
+from dataclasses import dataclass
 
 from .text import word_set
 from .units import is_connector, is_telling
@@ -19,17 +20,38 @@ _JOINED = re.compile(r"\s*(?:,?\s*(?:and|or)|,)\s*")
 _NUMBER = re.compile(
     r"(?:(?<=^)|(?<=[\s=(\[:*\"'~>]))"
     r"[-+]?\s?(?:\\?\$|[€£¥])?\s?-?(?:\\frac\s*\{[^{}]*\}\{[^{}]*\}|(?:\d[\d,]*)?\.?\d+(?:/\d+)?)"
-    r"(?:\s*(?:\*\*|[-+*/^×·:])\s*\(?-?\d+(?:\.\d+)?\)?|\^\{-?\d+\})*(?![\^_{])"
+    r"(?:\s*(?:\*\*|[-+*/^×·:−÷⋅∙•∕＋＊⨯✕])\s*\(?-?\d+(?:\.\d+)?\)?|\^\{-?\d+\})*(?![\^_{])"
     r"(?:\s*\\?%|\s?\\(?:pi(?![a-z])|sqrt\s*\{[^{}]*\})|[A-Za-z°]+(?:\^\{?\d+\}?)?|\s\s?(?:pi|π|√\d+|[xyzn](?![A-Za-z]|\s*[\d(])))?"
     r"(?P<words>(?:\s+[A-Za-z][A-Za-z.']*){0,4})"
 )
 # Of the words after a number those that tell something of it; the next sentence is another thing.
 _JOINING = word_set("over plus minus divided multiplied factorial squared cubed mod modulo choose")
+# What joins two numbers of a text to one thing, of which neither is the answer: `10 and 5`,
+# `1 times 7`. After a comma another clause may begin: `in 2021, 88 people`.
+_ONE_THING = re.compile(
+    r"\s*(?:(?P<comma>,)|,?\s*(?:and|or|&|plus|minus|times|mod|modulo|over|[xX]"
+    r"|multiplied by|divided by|to the power of|[-+*/×·−÷⋅∙•∕＋＊⨯✕]"
+    r"|\\(?:times|cdot|ast|div|pm|b?mod)))\s+(?:the\s+)?"
+)
+_CLAUSE = re.compile(r"\s+(?!(?:is|are|we|you|can|has|have|by|in|as|which|then|using)\b)[a-z]")
 _END = re.compile(r"[.!?](?=\s+[A-Z$\\*]|\s*$)|\n")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 
 
-def candidates(text: str, marked: bool = False) -> list[str]:
+@dataclass(frozen=True)
+class Reading:
+    """What a text may give as its answer.
+
+    Attributes:
+        text: the answer.
+        told: whether the text says that it is the answer; else it is what came last.
+    """
+
+    text: str
+    told: bool
+
+
+def candidates(text: str, marked: bool = False) -> list[Reading]:
     """What a text may give as its answer: a few readings of one place.
 
     Args:
@@ -38,14 +60,16 @@ def candidates(text: str, marked: bool = False) -> list[str]:
     if marked and len(_WORD.findall(re.sub(r"\\text\{[^{}]*\}", "", text))) < 2:
         return []
     found: list[str] = []
+    last: list[str] = []
     anchors = list(_ANCHOR.finditer(text))
     if anchors:
         rest = text[anchors[-1].end() :].lstrip(" \t\n*:")
         phrase = rest[: _sentence_end(rest)].strip(" \t*")
         found = [phrase, *_first(phrase)]
     if len(found) < 2:  # no formula and no number there
-        found += _last(text)
-    return list(dict.fromkeys(filter(None, found)))
+        last = _last(text)
+    told = [Reading(each, True) for each in found]
+    return list(dict.fromkeys(r for r in [*told, *(Reading(e, marked) for e in last)] if r.text))
 
 
 def _sentence_end(text: str) -> int:
@@ -75,12 +99,27 @@ def _last(text: str) -> list[str]:
     formulas, numbers = _find(text)
     if formulas and (not numbers or formulas[-1].end() > numbers[-1].end()):
         start = len(formulas) - 1
-        while start > 0 and _JOINED.fullmatch(
-            text[formulas[start - 1].end() : formulas[start].start()]
-        ):
+        while start > 0:
+            between = text[formulas[start - 1].end() : formulas[start].start()]
+            if not (_JOINED.fullmatch(between) or _ONE_THING.fullmatch(between)):
+                break
             start -= 1
         return _together(text, formulas[start:])
-    return [_number(numbers[-1])] if numbers else []
+    return [_ending(text, numbers)] if numbers else []
+
+
+def _ending(text: str, numbers: "list[re.Match[str]]") -> str:
+    """The last number, with those that it is joined to."""
+    last = len(numbers) - 1
+    start = last
+    while start > 0:
+        joint = _ONE_THING.fullmatch(
+            text, numbers[start - 1].start("words"), numbers[start].start()
+        )
+        if not joint or (joint["comma"] and _CLAUSE.match(text, numbers[last].start("words"))):
+            break
+        start -= 1
+    return text[numbers[start].start() : numbers[last].start()] + _number(numbers[last])
 
 
 def _find(text: str) -> "tuple[list[re.Match[str]], list[re.Match[str]]]":

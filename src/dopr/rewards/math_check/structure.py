@@ -8,7 +8,7 @@ Imports nothing from `dopr` (see worker.py).
 
 import re
 
-from . import values
+from . import values, written
 from .text import (
     canonical,
     fold_case,
@@ -35,6 +35,9 @@ _IN_BASE = re.compile(r"(-?(?=[A-F]*\d)[0-9A-F]+)_\s*\{?\s*(?:\\text\{)?(\d+)\}*
 _NAME = re.compile(
     r"(?:\\text\{[^{}]*\}|\\?[A-Za-z]+'*|[|{}\s]|_\{?[\w\\, ]+\}?|\^\{?[\w*]+\}?|\([^()=<>]*\))+"
 )
+_ONE_NAME = re.compile(r"\\?[A-Za-z]+'*(?:_\{?\w+\}?)?(?:\(-?\w+\))?")  # no product: `x`, `f(5)`
+_EQUALS_ZERO = re.compile(r"(\\?[A-Za-z]+(?:_\{?\w+\}?)?)\s*([-+])\s*([^-+=]+)")
+_UNKNOWN = re.compile(r"(?<![\\A-Za-z])(?![ei](?![A-Za-z]))[A-Za-z]")  # any letter but e and i
 _APPLIED = re.compile(r"(\\?[A-Za-z]+'*)\s*\(\s*([A-Za-z])\s*\)")
 _PAIRS = {("(", ")"), ("[", "]"), ("(", "]"), ("[", ")"), (r"\langle", r"\rangle")}
 _SETS = {(r"\{", r"\}"), ("{", "}")}
@@ -168,7 +171,7 @@ def _same_item(gold: str, answer: str) -> bool:
         if verdict is not None:
             return verdict
     wanted, found = quantity(gold), quantity(answer)
-    if values.is_question(wanted.value, answer):
+    if written.is_question(wanted.number, found.number):
         return False
     return units_agree(wanted, found) and _same_quantity(wanted, found)
 
@@ -209,7 +212,7 @@ def _sides(text: str) -> list[str]:
 
 
 def _same_equation(gold: str, answer: str, first: list[str], second: list[str]) -> bool:
-    """`x = 5` against `5`, `y = 5` and `2x = 10`."""
+    """`x = 5` against `5`, `5 = x` and `x - 5 = 0`; `2x = 10` is still to be solved."""
     if len(first) == 1:
         # An equation is not its right side, but a sum is its value: `m + n = 7`.
         if re.fullmatch(r"0(?:\.0*)?", second[-1]) and not _NAME.fullmatch(second[0]):
@@ -221,9 +224,26 @@ def _same_equation(gold: str, answer: str, first: list[str], second: list[str]) 
         renamed = _with_its_argument(first[0], second)
         if canonical(first[0]).lower() == canonical(renamed[0]).lower():
             return _same(first[-1], renamed[-1])
+    if _ONE_NAME.fullmatch(first[0]) and not _UNKNOWN.search(first[-1]):
+        read = _read_off(second)
+        return (
+            read is not None
+            and canonical(first[0]).lower() == canonical(read[0]).lower()
+            and _same(first[-1], read[1])
+        )
     if len(first) == len(second) == 2:
         return values.same_relation(values.parse(gold), values.parse(answer))
     return False
+
+
+def _read_off(sides: list[str]) -> tuple[str, str] | None:
+    """The name and the value that `5 = x` or `x - 5 = 0` says; None where it has to be solved."""
+    if _ONE_NAME.fullmatch(sides[-1]):
+        return sides[-1], sides[0]
+    zero = _EQUALS_ZERO.fullmatch(sides[0])
+    if zero is None or len(sides) != 2 or sides[1] != "0" or _UNKNOWN.search(zero[3]):
+        return None
+    return zero[1], zero[3] if zero[2] == "-" else f"-{zero[3]}"
 
 
 def _with_its_argument(name: str, sides: list[str]) -> list[str]:
@@ -260,8 +280,8 @@ def _as_ratios(gold: str, answer: str) -> bool | None:
         clock = any(re.fullmatch(r"0\d", part) for part in first + second)
         return not clock and _proportional(first, second)
     if 1 in (len(first), len(second)) and 2 in (len(first), len(second)):
-        ratio, single = (first, second) if len(first) == 2 else (second, first)
-        return _same(rf"\frac{{{ratio[0]}}}{{{ratio[1]}}}", single[0])
+        sides = [p[0] if len(p) == 1 else rf"\frac{{{p[0]}}}{{{p[1]}}}" for p in (first, second)]
+        return _same(*sides)
     return False
 
 
@@ -299,12 +319,19 @@ def _same_region(gold: str, answer: str) -> bool | None:
     """The verdict on intervals and inequalities; None where one of them is something else."""
     if not (_INEQUALITY.search(gold) or _INEQUALITY.search(answer)) and len(split(gold)) > 1:
         return None
+    if _is_solved(gold) and not _is_solved(answer):
+        return False
     wanted, found = _region(gold), _region(answer)
     if wanted is None or found is None:
         return None
     if wanted[1] is not None and found[1] is not None and wanted[1] != found[1]:
         return False
     return values.same_value(wanted[0], found[0])
+
+
+def _is_solved(text: str) -> bool:
+    builder = _BUILDER.fullmatch(text)
+    return written.is_solved(builder[1] if builder else text)
 
 
 def _region(text: str) -> "tuple[object, object] | None":

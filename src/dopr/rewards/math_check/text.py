@@ -14,7 +14,7 @@ def word_set(text: str) -> frozenset[str]:
 
 _CHARACTERS = {
     **dict(zip("−–—‐‑", "-----", strict=True)),
-    **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "∕": "/"},
+    **{"×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": r"\div ", "∕": "/"},
     **{"≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≠": r"\neq ", "≈": r"\approx "},
     **{"∞": r"\infty ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset "},
     **{"±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt ", "∖": r"\setminus ", "…": r"\ldots "},
@@ -71,7 +71,8 @@ _VARIABLE = re.compile(r"\\(?:text|mathbb)\{[^{}]*\}|\\[A-Za-z]+|[A-DF-HJ-Z]")
 _GAP = re.compile(r"(?<=\d)\s+(?=\d)")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,/])\d{1,3}(?: \d{3})+(?![\d,]|\s?/)")
 _LETTER_CHOICE = re.compile(r"\(?([A-Za-z])\)?")
-_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[).:])\s*\S.*")
+# `(B) 12`, but not several choices in a row.
+_CHOICE_WITH_TEXT = re.compile(r"(?:\(([A-J])\)|([A-J])[).:])(?!.*[\s(][A-J](?:[).:]|$))\s*\S.*")
 _WORDS = re.compile(r"[A-Za-z][A-Za-z'-]*(?: [A-Za-z][A-Za-z'-]*)*")
 # Short words that are answers; other short runs of letters are products of variables.
 _SHORT_WORDS = word_set("yes no odd all one two six ten red up dne")

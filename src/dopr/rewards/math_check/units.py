@@ -127,6 +127,7 @@ class Quantity:
 
     Attributes:
         value: LaTeX.
+        number: the same without `million` and the like, as it was written.
         unit: its name; "" where there is none, None where it is none that is known.
         percent: whether a percent sign (or the word) stands beside it.
     """
@@ -134,11 +135,12 @@ class Quantity:
     value: str
     unit: str | None = ""
     percent: bool = False
+    number: str = ""
 
 
 def quantity(text: str) -> Quantity:
     """A tidied answer as a value with its unit; all of it is the value where there is none."""
-    value, percent = text, False
+    value, number, percent = text, "", False
     unit: str | None = ""
     currency = _CURRENCY_BEFORE.match(value)
     if currency:
@@ -149,6 +151,7 @@ def quantity(text: str) -> Quantity:
     value = _ORDINAL.sub("", value)
     head, words = _tail(value)
     if words and head and _VALUE_END.search(head):
+        number = head
         value, words = _scaled(head, words)
         if any(word in _PERCENT for word in words) or words[:2] == ["per", "cent"]:
             percent = True
@@ -159,7 +162,7 @@ def quantity(text: str) -> Quantity:
         value, unit = head, _UNIT[words[0]]  # `x \text{ cm}`
     if value.endswith("%"):
         value, percent = value[:-1].rstrip(), True
-    return Quantity(value.strip(), unit, percent)
+    return Quantity(value.strip(), unit, percent, (number or value).strip())
 
 
 def is_telling(word: str) -> bool:

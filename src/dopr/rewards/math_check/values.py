@@ -36,16 +36,6 @@ _FACTORIAL_POWER = re.compile(r"([A-Za-z0-9]|\([^()]*\))\s*!\s*\^")  # the gramm
 _DIFFERENTIAL = re.compile(r"\\int(?![a-z])|\\frac\s*\{\s*d[^{}]*\}\s*\{\s*d\s*[a-z]")
 _LETTER_D = re.compile(r"\\\\|\\(?:text|begin|end|mathbb)\{[^{}]*\}|\\[A-Za-z]+|d")
 _PLAIN = re.compile(r"-?\s?(?:\d+\.?\d*|\.\d+)|-?\s?\d+\s?/\s?0*[1-9]\d*")
-# What has to be worked out: two operands with a sign between them, or a function of numbers.
-_CALCULATION = re.compile(
-    r"[\d)}\]!]\s*(?:[-+*×·÷]|\\(?:times|cdot|ast|div|bmod|mod)(?![A-Za-z]))\s*[-+\d.({\[\\]"
-    r"|\d\s*\)\s*\(?\s*-?\d|\d\s*\(\s*-?\d"
-    r"|\\(?:gcd|lcm|d?binom|sum|prod|int|max|min|lfloor|lceil|log|ln|lg|a?r?c?(?:sin|cos|tan))"
-    r"(?![A-Za-z])|(?<![A-Za-z\\])(?:gcd|lcm|log|ln|mod|max|min|C)\s*\("
-)
-_AS_A_POWER_OF_TEN = re.compile(
-    r"-?\s*\d+(?:\.\d+)?\s*(?:\*|×|·|\\(?:times|cdot)(?![A-Za-z]))\s*10\s*(?:\^|\*\*)\s*\{?\s*-?\d+\s*\}?"
-)
 DECIMAL = re.compile(r"[+-]?(?:\d+\.\d*|\.\d+)")
 _DIGITS = 50
 _SAME = sympy.Float(10) ** -35
@@ -131,20 +121,6 @@ def _exact(value: Any) -> Any:
     for symbol in value.atoms(sympy.Symbol):
         new[symbol] = sympy.I if symbol.name == "i" else sympy.Symbol(symbol.name, real=True)
     return value.xreplace(new)
-
-
-def is_question(gold: str, answer: str) -> bool:
-    """Whether an answer leaves to be worked out what the reference has as a number.
-
-    `38 + 50` is worth 88 and answers nothing: it is what was asked. A policy that is paid for it
-    learns to repeat the question. A fraction is a number, also where it can be reduced, and so is a
-    power.
-    """
-    if not _PLAIN.fullmatch(gold) or _PLAIN.fullmatch(answer):
-        return False
-    if _MIXED.fullmatch(answer) or _AS_A_POWER_OF_TEN.fullmatch(answer):
-        return False
-    return bool(_CALCULATION.search(answer))
 
 
 def same_value(gold: Any, answer: Any) -> bool:
