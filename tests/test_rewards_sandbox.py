@@ -12,6 +12,7 @@ import pytest
 from dopr.rewards import checker_stats, make_math_reward, math_reward
 from dopr.rewards.sandbox import Workers
 
+# Is computed where the reference is a formula; as a number it is refused unread.
 TOWER = r"\boxed{9^{9^{9^{9}}}}"
 
 
@@ -30,7 +31,7 @@ def test_an_expression_that_hangs_costs_its_time_limit_and_its_verdict_only():
     rewards = score(
         reward,
         [r"\boxed{3}", TOWER, r"\boxed{3}", r"\boxed{4}"],
-        ["3"] * 4,
+        ["3", "x", "3", "3"],
         log_metric=lambda name, value: metrics.update({name: value}),
     )
     assert rewards == [1.0, None, 1.0, 0.0]
@@ -50,7 +51,7 @@ def test_a_killed_worker_costs_one_verdict_and_is_replaced():
     victim = checkers._workers[0].process.pid
     timer = threading.Timer(0.3, os.kill, (victim, signal.SIGKILL))
     timer.start()
-    hang = {"golds": ["3"], "prediction": "9^{9^{9^{9}}}", "whole": False}
+    hang = {"golds": ["x"], "prediction": "9^{9^{9^{9}}}", "whole": False}
     fine = {"golds": ["3"], "prediction": "3", "whole": False}
     outcomes = checkers.map([hang, fine])
     assert [outcome.status for outcome in outcomes] == ["crash", "ok"]
@@ -149,7 +150,7 @@ SCORES = r"""
 from dopr.rewards import make_math_reward
 reward = make_math_reward(time_limit_s=1.0, workers=1)
 texts = [r"\boxed{4}", r"\boxed{9^{9^{9^{9}}}}", r"\boxed{5}"]
-print(reward(prompts=["?"] * 3, completions=texts, answer=["4"] * 3))
+print(reward(prompts=["?"] * 3, completions=texts, answer=["4", "x", "4"]))
 print(reward(prompts=["?"], completions=[r"\boxed{4.0}"], answer=["4"]))
 """
 
