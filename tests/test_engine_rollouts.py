@@ -164,6 +164,7 @@ def cut(groups: list[Group], size: int = 4, steps: int = 4) -> list[dict[str, An
         device=torch.device("cpu"),
         gather=lambda t: t,
         distributed_type=DistributedType.NO,
+        scaler=None,
     )
     args = SimpleNamespace(
         steps_per_generation=steps,

@@ -44,7 +44,11 @@ def launch(settings: Path | None, arguments: list[str]) -> subprocess.CompletedP
 def test_deepspeed_is_not_given_a_step_without_rollouts() -> None:
     args = SimpleNamespace(steps_per_generation=2, gradient_accumulation_steps=2)
     accelerator = SimpleNamespace(
-        num_processes=1, process_index=0, device="cpu", distributed_type=DistributedType.NO
+        num_processes=1,
+        process_index=0,
+        device="cpu",
+        distributed_type=DistributedType.NO,
+        scaler=None,
     )
     micro_batches = cut_micro_batches([], args, accelerator, "dapo", 0)
     assert [list(piece) for piece in micro_batches] == [["dopr_skip"]] * 2

@@ -1,14 +1,33 @@
 """Rollouts made up: what verl's agent loops put into its store, without a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
+import ray
 import torch
 import transfer_queue
+from hydra import compose, initialize_config_module
+from omegaconf import DictConfig
 from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
 POOL = 12
+
+
+@contextmanager
+def real_store(*overrides: str) -> Iterator[DictConfig]:
+    """verl's configuration, while its store (TransferQueue, on Ray) is there."""
+    usual = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.name=vllm",
+             "transfer_queue.backend.SimpleStorage.num_data_storage_units=1"]  # fmt: skip
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose("ppo_trainer", [*usual, *overrides])
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    config.transfer_queue.enable = True
+    transfer_queue.init(config.transfer_queue)
+    yield config
+    transfer_queue.close()
+    ray.shutdown()
 
 
 class Pool:

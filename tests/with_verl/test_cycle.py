@@ -10,11 +10,9 @@ os.environ.setdefault("TQ_LOGGING_LEVEL", "ERROR")
 
 import numpy as np
 import pytest
-import ray
 import torch
 import transfer_queue
-from agent_loops import POOL, Pool, plain_prompts, put_rollouts
-from hydra import compose, initialize_config_module
+from agent_loops import POOL, Pool, plain_prompts, put_rollouts, real_store
 from omegaconf import OmegaConf
 from tensordict import TensorDict
 from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
@@ -42,16 +40,8 @@ class AgentLoops:
 
 @pytest.fixture(scope="module")
 def config():
-    overrides = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.name=vllm",
-                 "transfer_queue.backend.SimpleStorage.num_data_storage_units=1"]  # fmt: skip
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        found = compose("ppo_trainer", overrides)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    found.transfer_queue.enable = True
-    transfer_queue.init(found.transfer_queue)
-    yield found
-    transfer_queue.close()
-    ray.shutdown()
+    with real_store() as found:
+        yield found
 
 
 def make_trainer(config, strategy: str, **options) -> DoPRTrainerSync:

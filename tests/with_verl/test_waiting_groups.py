@@ -10,10 +10,8 @@ os.environ.setdefault("TQ_LOGGING_LEVEL", "ERROR")
 
 import numpy as np
 import pytest
-import ray
 import transfer_queue
-from agent_loops import Pool, plain_prompts, put_rollouts
-from hydra import compose, initialize_config_module
+from agent_loops import Pool, plain_prompts, put_rollouts, real_store
 from omegaconf import OmegaConf
 
 from dopr import UserError
@@ -30,18 +28,12 @@ POOL = 40
 
 @pytest.fixture(scope="module")
 def config():
-    overrides = ["algorithm.adv_estimator=grpo", "actor_rollout_ref.rollout.name=vllm",
-                 f"data.train_batch_size={BATCH}", "++data.gen_batch_size=1",
-                 "trainer.v1.trainer_mode=colocate_async",
-                 "transfer_queue.backend.SimpleStorage.num_data_storage_units=1"]  # fmt: skip
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        found = compose("ppo_trainer", overrides)
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
-    found.transfer_queue.enable = True
-    transfer_queue.init(found.transfer_queue)
-    yield found
-    transfer_queue.close()
-    ray.shutdown()
+    with real_store(
+        f"data.train_batch_size={BATCH}",
+        "++data.gen_batch_size=1",
+        "trainer.v1.trainer_mode=colocate_async",
+    ) as found:
+        yield found
 
 
 @pytest.fixture(autouse=True)

@@ -66,35 +66,28 @@ class Chooser:
                 self._line_up(flight, flight.open)
             else:  # a step that needs no rollouts at all
                 self.outcomes.append(self.driver.finish(flight))
-        jobs = []
-        for _ in range(count):
-            number = self._waiting.popleft()
-            request = self._jobs[number][1]
-            jobs.append(Job(number, request.prompt_id, request.num_rollouts))
-        return jobs
+        return [self._job(self._waiting.popleft()) for _ in range(count)]
 
     def ask_for_stalled(self) -> list[Job]:
         """Jobs that steps stand still for: groups have come, and nothing else is under way.
 
         Such a step is in a later round, or larger than what was asked for at a time.
         """
-        waiting = set(self._waiting)
-        moving = {flight.index for number, (flight, _) in self._jobs.items()
-                  if number not in waiting}  # fmt: skip
-        jobs = []
-        for number in self._waiting:
-            flight, request = self._jobs[number]
-            begun = flight.generated or any(flight.arrived)
-            if begun and flight.index not in moving:
-                jobs.append(Job(number, request.prompt_id, request.num_rollouts))
-        gone = {job.number for job in jobs}
+        moving = {self._jobs[number][0].index for number in self.handed_out}
+        stalled = [number for number in self._waiting if self._stands_still(number, moving)]
+        gone = set(stalled)
         self._waiting = deque(number for number in self._waiting if number not in gone)
-        return jobs
+        return [self._job(number) for number in stalled]
+
+    def _stands_still(self, number: int, moving: set[int]) -> bool:
+        flight = self._jobs[number][0]
+        return flight.index not in moving and bool(flight.generated or any(flight.arrived))
 
     def job(self, number: int) -> Job | None:
         """A job that nobody has told of yet; None where there is no such."""
-        if number not in self._jobs:
-            return None
+        return self._job(number) if number in self._jobs else None
+
+    def _job(self, number: int) -> Job:
         request = self._jobs[number][1]
         return Job(number, request.prompt_id, request.num_rollouts)
 

@@ -25,9 +25,9 @@ from dopr.policy.direct_layers import attention_kernels
 
 # Packing must leave out a fifth of the tokens of rows to pay for putting them in place.
 _WORTH = 0.8
-# On a GPU a small step waits for its kernels to be launched, and packing launches more of them: it
-# must save as much computing a layer, at this rate (18 ms in 16 layers with 67M parameters, where
-# it saved 8,000 tokens: docs/results/gpu.json).
+# On a GPU a small step waits for its kernels to be launched, and packing launches more of them. On
+# an H200 it took 18 ms more in 16 layers (docs/results/gpu.json), 1.1 ms a layer and not quite
+# twice that here, to be on the safe side; the rate of computing is assumed.
 _LAUNCHES_S = 2e-3
 _FLOP_PER_S = 2e14
 _LAYOUT = "dopr_packed_row"  # argument of the layers that carries a `PackedRow` to the attention
@@ -89,7 +89,11 @@ def is_supported(model: Any) -> bool:
 
 
 def fewest_saved(model: Any) -> int:
-    """Tokens of rows that must be left out on the model's device for packing to save time."""
+    """Tokens of rows that must be left out on the model's device for packing to save time.
+
+    On a GPU what computing them takes in a layer, forward and backward (6 operations a parameter
+    and token), must exceed what launching the additional kernels takes.
+    """
     if model.device.type == "cpu":
         return 1
     sizes = generation.base_model(model).config

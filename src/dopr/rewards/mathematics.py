@@ -79,7 +79,7 @@ def make_math_reward(
     return math_reward
 
 
-def _request(completion: Any, reference: Any, question: str = "") -> dict[str, Any]:
+def _request(completion: Any, reference: Any, question: str) -> dict[str, Any]:
     text = extract.completion_text(completion)
     marked = extract.extract(text, _RULES)
     return {

@@ -111,7 +111,7 @@ def _what_needs_gradients(accelerator: Any) -> str | None:
     """What fails at an optimiser step for which no parameter has a gradient."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return "DeepSpeed"
-    return "fp16" if getattr(accelerator, "scaler", None) is not None else None
+    return None if accelerator.scaler is None else "fp16"
 
 
 def _without_weight(piece: dict[str, Any]) -> dict[str, Any]:

@@ -94,26 +94,12 @@ class ChoosingAhead(Choosing):
 class DoPRTrainerColocateAsync(ChoosingAhead, PPOTrainerColocateAsync):
     """verl's asynchronous trainer on shared GPUs; prompts are chosen by a strategy.
 
-    Args:
-        config: verl's, with the section `dopr` (`dopr.engines.adapter.EngineSettings`).
-
-    Attributes:
-        driver: the running strategy with its ledger and its totals.
-
-    Raises:
-        UserError: a setting that would go past the strategy, or a strategy that cannot run here.
+    Arguments, attributes and errors are those of `DoPRTrainerSync`.
     """
 
 
 class DoPRTrainerSeparateAsync(ChoosingAhead, PPOTrainerSeparateAsync):
     """verl's asynchronous trainer with GPUs of their own for rollout; a strategy chooses.
 
-    Args:
-        config: verl's, with the section `dopr` (`dopr.engines.adapter.EngineSettings`).
-
-    Attributes:
-        driver: the running strategy with its ledger and its totals.
-
-    Raises:
-        UserError: a setting that would go past the strategy, or a strategy that cannot run here.
+    Arguments, attributes and errors are those of `DoPRTrainerSync`.
     """
