@@ -1,6 +1,7 @@
 """Make every table, figure and number of README.md and docs/ anew from what is committed.
 
     make results                                   # or: python benchmarks/make_results.py
+    python benchmarks/make_results.py --texts      # leaves the pictures as they are
     python benchmarks/make_results.py --check      # writes nothing; fails where something differs
 
 Nothing is trained: all comes from the JSON (and configurations) below docs/results. Three layers:
@@ -129,23 +130,25 @@ def differing() -> list[str]:
     return found
 
 
-def make() -> None:
-    """Writes everything."""
-    for study in STUDIES:
-        for folder in study.folders():
-            for name, text in study.texts(folder).items():
-                (folder / name).write_text(text)
-            study.pictures(folder)
+def make(pictures: bool = True) -> None:
+    """Writes everything, or all but the pictures."""
+    for file, text in made_files().items():
+        file.write_text(text)
     for page in pages():
         page.write_text(renewed(page))
+    for study in STUDIES if pictures else ():
+        for folder in study.folders():
+            study.pictures(folder)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing, tell what differs")
+    parser.add_argument("--texts", action="store_true", help="leave the pictures as they are")
+    options = parser.parse_args()
     try:
-        if not parser.parse_args().check:
-            make()
+        if not options.check:
+            make(pictures=not options.texts)
         found = differing()
     except result_figures.FigureError as error:
         found = [str(error)]
