@@ -158,3 +158,18 @@ def theory(results: Path) -> Any:
         "harm": max(found["harm"].values()),
         "harm above": max(found["harm"].values()) - 1,
     }
+
+
+@derived
+def stages(results: Path) -> Any:
+    """Rollouts that the verifier alone takes to the target, fewest and most over seeds."""
+    values = read(results / "related" / "srl.json")["rollouts_to_target"]["values"]
+    return {"low": min(values["RLVR, as many"]), "high": max(values["RLVR, as many"])}
+
+
+@derived
+def math_reward_changes(results: Path) -> Any:
+    """Verdicts that the present comparison changed, and how many of them had been right."""
+    changes = read(results / "math-reward-changes.json")["changes"]
+    right = sum(change["before"] == change["expected"] for change in changes)
+    return {"changed": len(changes), "right before": right}

@@ -51,9 +51,10 @@ FIGURE = re.compile(
     rf"|(?<![\w.])\d[\d,]*(?:%|\s(?:{UNITS})\b)"
 )
 SPAN_OF_CODE = re.compile(
-    r"`+[^`]*`+|\]\([^)]*\)|<!--.*?-->|\b\d{4}\.\d{5}\b|https?:\S+", re.DOTALL
+    r"(?<!`)(`+)(?!`)[^`\n]*(?:\n[^`\n]+)?\1|\]\([^)]*\)|<!--.*?-->|\b\d{4}\.\d{5}\b|https?:\S+",
+    re.DOTALL,
 )
-CODE_BLOCK = re.compile(r"^```.*?^```|^(?: {4}\S.*\n?)+", re.DOTALL | re.MULTILINE)
+CODE_BLOCK = re.compile(r"^```.*?^```|^(?: {4,}\S[^\n]*\n?)+", re.DOTALL | re.MULTILINE)
 
 
 class FigureError(Exception):
@@ -220,7 +221,8 @@ def untied(text: str, page: str, entry: Page) -> Iterator[str]:
     for match in FIGURE.finditer(visible):
         with_interval = " to " in match[0]
         left_out = [*tied, *code] if with_interval else [*tied, *code, *blocks]
-        if not any(start <= match.start() and match.end() <= end for start, end in left_out):
+        end_of_number = match.end() if with_interval else match.start() + 1
+        if not any(start <= match.start() and end_of_number <= end for start, end in left_out):
             line = visible[: match.start()].count("\n") + 1
             around = " ".join(visible[max(match.start() - 40, 0) : match.end() + 30].split())
             yield f"{page}:{line}: {match[0]!r} comes from no file: {around!r}"

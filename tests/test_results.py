@@ -21,6 +21,7 @@ from result_figures import FigureError, Page, Phrase  # noqa: E402
 # Pages on which every number that looks measured must come from somewhere.
 HELD = ("README.md", *(f"docs/{name}.md" for name in ("results", "results-tables", "studies")))
 HELD += tuple(f"docs/{name}.md" for name in ("real-model", "asynchronous", "theory"))
+HELD += tuple(f"docs/{name}.md" for name in ("curation", "stepwise", "objectives"))
 LISTED = result_figures.listed()
 FOLDERS = [
     pytest.param(study, folder, id=str(folder.relative_to(ROOT)))
