@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo demo-lm results test slow test-matrix test-vllm test-deepspeed test-verl lint types bench clean
+.PHONY: setup demo demo-lm results results-check test slow test-matrix test-vllm test-deepspeed test-verl lint types bench clean
 
 setup: .venv/ready
 
@@ -28,6 +28,9 @@ demo-lm: .venv/smollm2  ## the same on SmolLM2-135M, a pretrained model: twenty 
 
 results: setup  ## tables, figures and numbers of README.md and docs/ anew from docs/results/; nothing is trained
 	$(BIN)/python benchmarks/make_results.py
+
+results-check: setup  ## the same, writing nothing: fails where something is not what is made from the files
+	$(BIN)/python benchmarks/make_results.py --check
 
 test: setup  ## the fast suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" -q

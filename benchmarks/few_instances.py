@@ -75,7 +75,7 @@ def table(families: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
+def draw(output: Path, families: dict[str, dict[str, Any]]) -> None:
     """Final accuracy against the number of prompts; dotted: before training, hollow: highest."""
     figure, axes = pyplot().subplots(figsize=(6.4, 4.0))
     for number, (family, comparison) in enumerate(families.items()):
@@ -99,7 +99,7 @@ def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
     figure.tight_layout()
-    save(figure, folder / "accuracy.svg")
+    save(figure, output / "accuracy.svg")
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -107,9 +107,9 @@ def texts(folder: Path) -> dict[str, str]:
     return {"table.md": table(read(folder))}
 
 
-def pictures(folder: Path) -> None:
-    """Draws the figure of the kept comparisons."""
-    draw(folder, read(folder))
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figure of the kept comparisons into a folder."""
+    draw(output, read(folder))
 
 
 def main() -> None:
@@ -119,7 +119,7 @@ def main() -> None:
     for name, text in texts(folder).items():
         (folder / name).write_text(text)
         print(text)
-    pictures(folder)
+    pictures(folder, folder)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ Pictures have no dates and fixed identifiers, so that a clean checkout stays cle
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,12 +45,12 @@ class Study:
         kept: pattern below docs/results of a file that only such a folder has; the study's folder
             is `up` levels above it.
         texts: folder -> file name -> what belongs in it.
-        pictures: draws into the folder.
+        pictures: draws what belongs in the folder into another one, or into the folder.
     """
 
     kept: str
     texts: Callable[[Path], dict[str, str]]
-    pictures: Callable[[Path], None]
+    pictures: Callable[[Path, Path], None]
     up: int = 1
 
     def folders(self) -> list[Path]:
@@ -60,8 +61,8 @@ def no_texts(folder: Path) -> dict[str, str]:
     return {}
 
 
-def cost_picture(folder: Path) -> None:
-    result_costs.draw(result_costs.arenas(), folder / "costs.svg")
+def cost_picture(folder: Path, output: Path) -> None:
+    result_costs.draw(result_costs.arenas(), output / "costs.svg")
 
 
 STUDIES = (
@@ -130,6 +131,22 @@ def differing() -> list[str]:
     return found
 
 
+def differing_pictures() -> list[str]:
+    """Pictures that are not what is drawn from the files beside them, or that nothing draws."""
+    drawn, found = set(), []
+    for study in STUDIES:
+        for folder in study.folders():
+            with tempfile.TemporaryDirectory() as place:
+                study.pictures(folder, Path(place))
+                for made in sorted(Path(place).iterdir()):
+                    kept = folder / made.name
+                    drawn.add(kept)
+                    if not kept.is_file() or kept.read_bytes() != made.read_bytes():
+                        found.append(f"{kept.relative_to(ROOT)} is not what is drawn anew")
+    left = set(RESULTS.rglob("*.svg")) - drawn
+    return found + [f"{file.relative_to(ROOT)} is drawn by nothing" for file in sorted(left)]
+
+
 def make(pictures: bool = True) -> None:
     """Writes everything, or all but the pictures."""
     for file, text in made_files().items():
@@ -138,7 +155,7 @@ def make(pictures: bool = True) -> None:
         page.write_text(renewed(page))
     for study in STUDIES if pictures else ():
         for folder in study.folders():
-            study.pictures(folder)
+            study.pictures(folder, folder)
 
 
 def main() -> int:
@@ -150,6 +167,8 @@ def main() -> int:
         if not options.check:
             make(pictures=not options.texts)
         found = differing()
+        if options.check and not options.texts:
+            found += differing_pictures()
     except result_figures.FigureError as error:
         found = [str(error)]
     print("\n".join(found) or "every table, figure and number is that of the files")

@@ -178,9 +178,9 @@ def texts(folder: Path) -> dict[str, str]:
     return {"summary.json": json.dumps(summary, indent=1) + "\n", "table.md": table(summary)}
 
 
-def pictures(folder: Path) -> None:
-    """Draws the figure of kept runs."""
-    draw(kept_runs(folder), folder / "spread.svg")
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figure of kept runs into a folder."""
+    draw(kept_runs(folder), output / "spread.svg")
 
 
 def main() -> None:
@@ -198,7 +198,7 @@ def main() -> None:
     made = texts(kept)
     for name, text in made.items():
         (kept / name).write_text(text)
-    pictures(kept)
+    pictures(kept, kept)
     print(made["table.md"])
 
 

@@ -152,13 +152,13 @@ def texts(folder: Path) -> dict[str, str]:
     return {"table.md": table(*read(folder))}
 
 
-def pictures(folder: Path) -> None:
-    """Draws the figure of a kept comparison."""
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figure of a kept comparison into a folder."""
     comparison, curves = read(folder)
     if len(comparison["strategies"]) <= len(COLOURS):
-        draw(curves, comparison, folder / "accuracy.svg")
+        draw(curves, comparison, output / "accuracy.svg")
     else:
-        draw_costs(comparison, folder / "costs.svg")
+        draw_costs(comparison, output / "costs.svg")
 
 
 def main() -> None:
@@ -174,7 +174,7 @@ def main() -> None:
     (options.output / "curves.json").write_text(json.dumps(curves) + "\n")
     for name, text in texts(options.output).items():
         (options.output / name).write_text(text)
-    pictures(options.output)
+    pictures(options.output, options.output)
 
 
 if __name__ == "__main__":

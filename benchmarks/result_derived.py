@@ -13,8 +13,10 @@ import numpy as np
 import result_costs
 
 # Changes of `dopr` that hardly matter on the half pool.
-PLATEAU = ("prior-", "patience-", "discount-", "exploration-", "pairing", "candidates-", "dopr")
-PLATEAU += ("one-prompt-4", "two-prompts-8", "eight-prompts-2")
+PLATEAU = (
+    *("prior-", "patience-", "discount-", "exploration-", "pairing", "candidates-", "dopr"),
+    *("one-prompt-4", "two-prompts-8", "eight-prompts-2"),
+)
 
 DERIVED: dict[str, Callable[[Path], Any]] = {}
 

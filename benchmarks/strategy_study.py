@@ -248,13 +248,13 @@ def _spread(entry: dict[str, Any], form: str) -> str:
     return spread(entry, form, missed="`dopr` missed")
 
 
-def draw(folder: Path, pool: str, families: dict[str, Any]) -> None:
+def draw(folder: Path, families: dict[str, Any], output: Path) -> None:
     """Median accuracy against rollouts, a panel for each family."""
     figure, panels = pyplot().subplots(
         1, len(families), figsize=(4.6 * len(families), 3.9), sharey=True
     )
     for axes, (family, comparison) in zip(np.atleast_1d(panels), families.items(), strict=True):
-        curves = json.loads((folder / pool / family / "curves.json").read_text())
+        curves = json.loads((folder / family / "curves.json").read_text())
         for name in comparison["strategies"]:
             runs = list(curves[name].values())
             grid = np.unique(np.concatenate([[r["rollouts_total"] for r in run] for run in runs]))
@@ -282,10 +282,10 @@ def draw(folder: Path, pool: str, families: dict[str, Any]) -> None:
     np.atleast_1d(panels)[0].set_ylabel("accuracy, median over seeds")
     np.atleast_1d(panels)[-1].legend(frameon=False, fontsize=7)
     figure.tight_layout()
-    save(figure, folder / f"accuracy-{pool}.svg")
+    save(figure, output)
 
 
-def draw_savings(folder: Path, summary: dict[str, Any]) -> None:
+def draw_savings(output: Path, summary: dict[str, Any]) -> None:
     """Each strategy's share of uniform-tuned's rollouts against the pool's signal rate."""
     points = [
         (pool, family, entry)
@@ -331,7 +331,7 @@ def draw_savings(folder: Path, summary: dict[str, Any]) -> None:
     axes.legend(handles, [*SAVERS, *families], frameon=False, fontsize=7, ncols=2)
     axes.grid(alpha=0.25)
     figure.tight_layout()
-    save(figure, folder / "saving.svg")
+    save(figure, output)
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -340,12 +340,12 @@ def texts(folder: Path) -> dict[str, str]:
     return {"summary.json": json.dumps(summary, indent=1), "table.md": table(summary)}
 
 
-def pictures(folder: Path) -> None:
-    """Draws the figures of the kept comparisons."""
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figures of the kept comparisons into a folder."""
     pools = read(folder)
     for pool, families in pools.items():
-        draw(folder, pool, families)
-    draw_savings(folder, summarise(folder, pools))
+        draw(folder / pool, families, output / f"accuracy-{pool}.svg")
+    draw_savings(output / "saving.svg", summarise(folder, pools))
 
 
 def main() -> None:
@@ -355,7 +355,7 @@ def main() -> None:
     made = texts(folder)
     for name, text in made.items():
         (folder / name).write_text(text)
-    pictures(folder)
+    pictures(folder, folder)
     print(made["table.md"])
 
 

@@ -1,6 +1,6 @@
 """Tables, figures and numbers of README.md and docs/ are those of the committed measurements.
 
-`make results` makes them. Pictures are compared by the same command on a clean checkout (.ci/run).
+`make results` makes them. Pictures are compared by `make results-check`, which draws them all.
 """
 
 import json
