@@ -6,8 +6,8 @@
 
 Nothing is trained: all comes from the JSON (and configurations) below docs/results. Three layers:
 
-- STUDIES: makers of the tables and pictures that lie beside the data they are made from. A folder
-  that looks like one of a study, by the file that the pattern names, is found without being listed.
+- STUDIES: makers of the tables and pictures that lie beside the data they are made from. A further
+  folder of a study is found by its pattern.
 - Pages: what stands between `<!-- made: NAME ... -->` and `<!-- end -->` is written by the maker of
   that name (result_blocks.py and its neighbours).
 - Figures in running text: docs/figures.yaml, see result_figures.py.
@@ -29,6 +29,7 @@ import result_blocks_speed
 import result_blocks_theory
 import result_costs
 import result_figures
+import rivals_study
 import strategy_study
 from result_blocks import MAKERS
 
@@ -67,7 +68,11 @@ def cost_picture(folder: Path, output: Path) -> None:
 
 STUDIES = (
     Study("**/comparison.json", publish_comparison.texts, publish_comparison.pictures),
-    Study("**/runs.json", mixed_study.texts, mixed_study.pictures),
+    Study("mixed/*/runs.json", mixed_study.texts, mixed_study.pictures),
+    Study("choice/*/runs.json", mixed_study.texts, mixed_study.pictures),
+    Study("smollm2/*/runs.json", mixed_study.texts, mixed_study.pictures),
+    Study("rivals/*/*/runs.json", rivals_study.texts, rivals_study.pictures, up=3),
+    Study("lying/*/*/runs.json", rivals_study.texts, rivals_study.pictures, up=3),
     Study("strategies/*/*/curves.json", strategy_study.texts, strategy_study.pictures, up=3),
     Study("few-instances/*/curves.json", few_instances.texts, few_instances.pictures, up=2),
     Study("demo/curves.json", no_texts, cost_picture, up=2),

@@ -40,7 +40,7 @@ def read_runs(folder: Path) -> Runs:
             "evals": [
                 {field: row[field] for field in COSTS.values()}
                 | {"avg@k": row["avg@k"]}
-                | {"kinds": {name: one["avg@k"] for name, one in row["sets"].items()}}
+                | {"kinds": {name: one["avg@k"] for name, one in row.get("sets", {}).items()}}
                 for row in rows
             ],
             "sources": [
@@ -179,8 +179,10 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def pictures(folder: Path, output: Path) -> None:
-    """Draws the figure of kept runs into a folder."""
-    draw(kept_runs(folder), output / "spread.svg")
+    """Draws the figure of kept runs into a folder, if they chose from several sources."""
+    runs = kept_runs(folder)
+    if all(run["sources"] for by_seed in runs.values() for run in by_seed.values()):
+        draw(runs, output / "spread.svg")
 
 
 def main() -> None:
