@@ -86,7 +86,7 @@ def matched(found: Evaluations, reference: str) -> dict[str, Any]:
 def pooled(folders: list[Path], reference: str) -> dict[str, Any] | None:
     """The same over families, pairs together; None where none of them ran the reference."""
     kept = [evaluations(folder) for folder in folders]
-    parts = [matched(one, reference) for one in kept if reference in one]
+    parts = [matched(one, reference) for one in kept if {OURS, reference} <= set(one)]
     if not parts:
         return None
     result: dict[str, Any] = {

@@ -160,6 +160,27 @@ def test_an_unknown_maker_is_named() -> None:
         make_results.made_block("kept nowhere")
 
 
+def test_a_picture_that_differs_or_that_nothing_draws_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("same", "other", "left"):
+        (tmp_path / f"{name}.svg").write_text("old" if name == "other" else "new")
+    (tmp_path / "kept.json").write_text("{}")
+
+    def pictures(folder: Path, output: Path) -> None:
+        (output / "same.svg").write_text("new")
+        (output / "other.svg").write_text("new")
+
+    monkeypatch.setattr(make_results, "ROOT", tmp_path)
+    monkeypatch.setattr(make_results, "RESULTS", tmp_path)
+    study = make_results.Study("kept.json", make_results.no_texts, pictures)
+    monkeypatch.setattr(make_results, "STUDIES", (study,))
+    assert make_results.differing_pictures() == [
+        "other.svg is not what is drawn anew",
+        "left.svg is drawn by nothing",
+    ]
+
+
 def test_a_table_has_a_cell_for_every_head() -> None:
     assert result_blocks.table(["", "a"], [["x", ""], ["", "1"]]) == (
         "| | a |\n| --- | --- |\n| x | |\n| | 1 |\n"
