@@ -151,3 +151,5 @@ def stop_thread(given: Any) -> None:
         given.loop._loop.call_soon_threadsafe(given.loop._stop_event.set)
     given.thread.join(timeout=60)
     assert not given.thread.is_alive()
+    for one in (given.rollout_buffer, given.metrics_queue):
+        one.cancel_join_thread()  # or the test's process waits for somebody to empty them

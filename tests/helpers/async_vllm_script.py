@@ -18,8 +18,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 
 import cpu_attention
+from async_tools import chat_tokenizer
 from dopr.engines.trl.async_rollouts import AsyncDoPRTrainer
-from tiny import digits_reward, make_dataset, make_tokenizer, settings
+from tiny import digits_reward, make_dataset, settings
 
 ROWS = 24
 GROUP = 4
@@ -56,17 +57,6 @@ class NotedQueue:
 
     def qsize(self) -> int:
         return self._queue.qsize()
-
-
-def chat_tokenizer() -> Any:
-    """Of the tiny model, told where an answer begins and ends, as TRL's loop needs to know."""
-    tokenizer = make_tokenizer()
-    tokenizer.response_template = {
-        "defaults": {"role": "assistant"},
-        "start_anchor": "=?",
-        "fields": {"content": {"close_pattern": "<eos>", "content": "text"}},
-    }
-    return tokenizer
 
 
 def dataset() -> Any:

@@ -1,6 +1,8 @@
 """Stands in for the GPU kernel that TRL's asynchronous trainer takes its attention from."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -43,8 +45,15 @@ def varlen_attention(
     return torch.cat(outputs)
 
 
-def install() -> None:
-    """Let TRL's tree attention run on the CPU; everything else of it is TRL's."""
-    from trl.experimental.async_grpo import packing
+def install(replace: Callable[[Any, str, Any], None] = setattr) -> None:
+    """Let TRL's asynchronous trainer run on the CPU; everything else of it is TRL's.
 
-    packing._flash_attn = lambda: SimpleNamespace(flash_attn_varlen_func=varlen_attention)
+    Args:
+        replace: pytest's `monkeypatch.setattr`, for what is to be undone.
+    """
+    from trl.experimental.async_grpo import async_grpo_trainer, packing
+
+    kernels = SimpleNamespace(flash_attn_varlen_func=varlen_attention)
+    replace(packing, "_flash_attn", lambda: kernels)
+    # It asks for the name of the GPU, to say what share of its speed was used.
+    replace(async_grpo_trainer, "get_peak_flops_per_device", lambda accelerator, dtype: None)

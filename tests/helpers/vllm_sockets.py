@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from vllm_tools import keep_plain_weights
+
 
 class SocketGroup:
     """Stands where vLLM makes its NCCL communicator.
@@ -52,10 +54,8 @@ def install() -> None:
 
 
 class SocketWeights:
-    """What `vllm serve --worker-extension-cls` mixes into the worker; vLLM imports it from here."""
-
-    def weights_go_by_sockets(self) -> bool:
-        return True
+    """What `vllm serve --worker-extension-cls` mixes into the worker; vLLM imports this module."""
 
 
+keep_plain_weights()
 install()
