@@ -95,8 +95,13 @@ def _deal(sources: list[str], split: str) -> list[Row]:
     """A third of the distinct questions is for evaluation."""
     from dopr.tasks import load_task
 
-    logging.getLogger("dopr.tasks").setLevel(logging.ERROR)  # small numbers repeat: that is known
-    rows = load_task(sources).to_list()
+    logger = logging.getLogger("dopr.tasks")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # small numbers repeat: that is known
+    try:
+        rows = load_task(sources).to_list()
+    finally:
+        logger.setLevel(level)  # other files' repeats are still news
     random.Random(0).shuffle(rows)
     return [row for row in rows if (int(row["id"], 16) % 3 == 0) == (split != "train")]
 

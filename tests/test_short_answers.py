@@ -1,6 +1,7 @@
 """The pools of examples/short_answers.py: what is asked, and that its answer is right."""
 
 import importlib.util
+import logging
 import math
 import re
 from pathlib import Path
@@ -52,3 +53,10 @@ def test_no_question_is_in_both_parts(pools: ModuleType) -> None:
     train, test = ({row["prompt"] for row in pools.worked(part)} for part in ("train", "test"))
     assert len(train) == 1120 and len(test) == 528
     assert not train & test
+
+
+def test_reading_a_pool_leaves_other_warnings_on(pools: ModuleType) -> None:
+    logger = logging.getLogger("dopr.tasks")
+    before = logger.level
+    pools.worked_sums("test")
+    assert logger.level == before

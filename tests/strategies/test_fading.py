@@ -12,7 +12,7 @@ from dopr.strategies.parts.gaussian_process import squared_distances
 def test_one_observation_pulls_like_inputs_to_it() -> None:
     # Variance 1/4 and noise 1/4: half of the way from 1/2 to 1, and half of the variance is left.
     sums = no_observations(2)
-    observe(sums, np.array([1.0, 0.0]), 1.0, 0.25)
+    observe(sums, np.array([[1.0, 0.0]]), np.ones(1), np.array([0.25]))
     mean, variance = predict(sums, np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.0]]), 0.5, 0.25)
     assert mean == pytest.approx([0.75, 0.5, 0.5 + 0.6 * 0.25])
     # The third lacks 1 - 0.36 of a whole input, which nothing seen lowers.
@@ -21,9 +21,9 @@ def test_one_observation_pulls_like_inputs_to_it() -> None:
 
 def test_sums_that_fade_are_noisier_observations() -> None:
     faded, noisier = no_observations(1), no_observations(1)
-    observe(faded, np.ones(1), 0.9, 0.1)
+    observe(faded, np.ones((1, 1)), np.array([0.9]), np.array([0.1]))
     faded *= 0.5
-    observe(noisier, np.ones(1), 0.9, 0.2)
+    observe(noisier, np.ones((1, 1)), np.array([0.9]), np.array([0.2]))
     for found, expected in zip(
         predict(faded, np.ones((1, 1)), 0.5, 1.0),
         predict(noisier, np.ones((1, 1)), 0.5, 1.0),
@@ -41,8 +41,7 @@ def test_at_the_landmarks_it_is_the_exact_gaussian_process(seed: int, count: int
     rows = rng.integers(0, 8, count)
     values, noise = rng.random(count), 0.05 + rng.random(count)
     sums = no_observations(8)
-    for row, value, variance in zip(rows, values, noise, strict=True):
-        observe(sums, inputs[row], value, variance)
+    observe(sums, inputs[rows], values, noise)
     mean, variance = predict(sums, inputs, 0.4, 0.09)
     # The process by its own formulas: k_x (K + noise)^-1 on what was seen.
     known = 0.09 * likeness[np.ix_(rows, rows)] + np.diag(noise + 1e-6)

@@ -11,7 +11,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import Moves
 from dopr.core.strategy import Measure, StepPlan
 from dopr.core.stream import PromptStream
-from dopr.strategies.parts.features import FEATURES, PromptFeatures
+from dopr.strategies.parts.features import FEATURES, LANDMARKS, PromptFeatures
 
 
 @dataclass
@@ -106,3 +106,16 @@ def test_a_million_prompts_take_tens_of_bytes_each() -> None:
     state = one.state_dict()
     held = sum(v.nbytes for v in state.values() if isinstance(v, np.ndarray))
     assert held < 33e6
+
+
+def test_likeness_is_measured_from_prompts_all_over_the_first_batch() -> None:
+    # The candidates come in the order of the pool: first all of one kind, then all of another.
+    kinds = np.repeat([0.0, 10.0], 40)
+    vectors = np.random.default_rng(4).normal(size=(80, 6)) + kinds[:, None]
+    one = reader()
+    found = read(one, 80, list(range(80)), lambda m: vectors[list(m.prompt_ids)])
+    assert len(one._landmarks) == LANDMARKS
+    near = one.likeness(found, one._landmarks).max(axis=1)
+    assert near.min() > 0.5
+    alike = one.likeness(one._landmarks, one._landmarks)
+    assert (alike[0] > 0.8).sum() == LANDMARKS // 2

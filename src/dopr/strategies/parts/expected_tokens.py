@@ -79,5 +79,6 @@ class ExpectedTokens:
                 continue
             if not len(self._length_sums):
                 self._length_sums = no_observations(inputs.shape[1])
-            noise = NOISE**2 / group.num_rollouts
-            observe(self._length_sums, inputs[place[group.prompt_id]], length, noise)
+            noise = np.array([NOISE**2 / group.num_rollouts])
+            row = inputs[[place[group.prompt_id]]]
+            observe(self._length_sums, row, np.array([length]), noise)

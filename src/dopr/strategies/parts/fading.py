@@ -28,19 +28,19 @@ def no_observations(width: int) -> Array:
     return np.zeros((width, width + 2))
 
 
-def observe(sums: Array, features: Array, value: float, noise: float) -> None:
-    """Add an observation to the sums, in place.
+def observe(sums: Array, features: Array, values: Array, noise: Array) -> None:
+    """Add observations to the sums, in place.
 
     Args:
         sums: shape (m, m + 2): of f f^T / noise, of f value / noise, and of f / noise.
-        features: f, shape (m,).
-        value: what was seen.
-        noise: its variance.
+        features: f of each, shape (n, m).
+        values: what was seen, shape (n,).
+        noise: their variances, shape (n,).
     """
-    weighted = features / noise
-    sums[:, :-2] += np.multiply.outer(weighted, features)
-    sums[:, -2] += weighted * value
-    sums[:, -1] += weighted
+    weighted = features.T / noise
+    sums[:, :-2] += weighted @ features
+    sums[:, -2] += weighted @ values
+    sums[:, -1] += weighted.sum(axis=1)
 
 
 @on_one_thread
@@ -63,6 +63,6 @@ def predict(sums: Array, features: Array, center: float, variance: float) -> tup
     targets = np.concatenate([features.T, (sums[:, -2] - center * sums[:, -1])[:, None]], axis=1)
     solved = np.linalg.solve(inner, scale * targets)
     mean = center + scale * (features @ solved[:, -1])
-    within = scale * np.einsum("km,mk->k", features, solved[:, :-1])
+    within = scale * (features * solved[:, :-1].T).sum(axis=1)
     beyond = variance * np.maximum(1.0 - np.square(features).sum(axis=1), 0.0)
     return mean, within + beyond

@@ -17,6 +17,7 @@ from dopr.strategies.parts.prediction import SMALLEST_STD
 Array = NDArray[np.float64]
 
 FEATURES = 16  # numbers kept of a prompt, two bytes each
+LANDMARKS = 32  # of the first prompts read; twice as many predict success no better
 LAYERS = 1  # of the policy that a prompt is read by: what is alike shows in the first
 
 
@@ -50,8 +51,8 @@ class PromptFeatures(Strategy):
     _origin: Array = field(
         default_factory=lambda: np.empty(0), init=False, repr=False, metadata=no_prompts()
     )
-    # Features of the first prompts read, shape (k, FEATURES), and the median squared distance
-    # between them.
+    # Features of some of the first prompts read, shape (LANDMARKS or fewer, FEATURES), and the
+    # median squared distance between all of these.
     _landmarks: Array = field(
         default_factory=lambda: np.empty((0, 0)), init=False, repr=False, metadata=no_prompts()
     )
@@ -97,9 +98,11 @@ class PromptFeatures(Strategy):
         axes = np.linalg.svd(standardised, full_matrices=False)[2][:FEATURES].T
         self._axes = (axes / std[:, None]).astype(np.float32)
         self._origin = mean @ (axes / std[:, None])
-        self._landmarks = standardised @ axes
-        distances = squared_distances(self._landmarks, self._landmarks)
-        self._squared_length = median_squared_length(distances)
+        seen = standardised @ axes
+        # From all over the batch: it is in the order of the pool, often one kind after another.
+        spaced = np.linspace(0, len(seen) - 1, min(LANDMARKS, len(seen)))
+        self._landmarks = seen[spaced.astype(np.int64)]
+        self._squared_length = median_squared_length(squared_distances(seen, seen))
 
     def likeness(self, a: Array, b: Array, narrower: float = 1.0) -> Array:
         """How alike prompts are, 1 for equal ones, shape (len(a), len(b)).

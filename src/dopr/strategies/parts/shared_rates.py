@@ -198,23 +198,27 @@ class SharedRates(PromptFeatures):
             memories = np.tile(MEMORIES, len(self._evidence[1]) // len(MEMORIES))
             self._regressions[0] *= math.exp(-float((self._beliefs()[1] / memories).sum()))
         place = {int(prompt): position for position, prompt in enumerate(ids)}
-        for group in groups:
-            count = group.scored.size
-            if not count or group.prompt_id not in place:
-                continue
-            position = place[group.prompt_id]
-            rate = float(to_unit(group.mean, ledger))
-            new = ledger.visits.item(group.prompt_id) == 1
+        seen = [group for group in groups if group.scored.size and group.prompt_id in place]
+        if not seen:
+            return
+        positions = np.array([place[group.prompt_id] for group in seen])
+        rates = np.array([float(to_unit(group.mean, ledger)) for group in seen])
+        counts = np.array([group.scored.size for group in seen])
+        new = ledger.visits[ids[positions]] == 1
+        # Half a success and half a failure more: eight of eight right is no certainty.
+        smoothed = (rates * counts + 0.5) / (counts + 1)
+        sampling = smoothed * (1 - smoothed) / counts
+        for position, rate, count, first, noise in zip(
+            positions, rates.tolist(), counts.tolist(), new.tolist(), sampling.tolist(), strict=True
+        ):
             alpha, beta = forecasts.alpha[:, position], forecasts.beta[:, position]
-            self._evidence[0 if new else 1] += log_likelihood(rate * count, count, alpha, beta)
-            # Half a success and half a failure more: eight of eight right is no certainty.
-            smoothed = (rate * count + 0.5) / (count + 1)
-            sampling = smoothed * (1 - smoothed) / count
-            for which in (0, 1) if new else (0,):
+            self._evidence[0 if first else 1] += log_likelihood(rate * count, count, alpha, beta)
+            for which in (0, 1) if first else (0,):
                 self._pool[which] *= KEEP_POOL
-                self._pool[which] += (1.0, rate, rate * rate, sampling)
-                if inputs is not None:
-                    observe(self._regressions[which], inputs[position], rate, sampling + 1e-6)
+                self._pool[which] += (1.0, rate, rate * rate, noise)
+        if inputs is not None:
+            for sums, rows in zip(self._regressions, (np.ones_like(new), new), strict=True):
+                observe(sums, inputs[positions[rows]], rates[rows], sampling[rows] + 1e-6)
 
 
 def _start(center: Array, variance: Array) -> tuple[Array, Array]:

@@ -1,0 +1,300 @@
+"""`dopr` against every other way of spending rollouts: three costs, families and seeds together.
+
+    python benchmarks/rivals_study.py runs/studies/rivals/half/ab docs/results/rivals/half/ab
+    python benchmarks/rivals_study.py docs/results/rivals
+
+The first keeps one comparison, finished or not (for each pool and family): its config and tuning,
+and of every run that ended the evaluations and how many of its groups carried a signal. The second
+reads all that is kept and writes summary.json, table.md and costs.svg. Nothing is trained.
+
+Costs are those of the first evaluation at or above what `uniform-tuned` ends with (the median of
+its seeds, family by family), then the mean accuracy on the way, then the cost of the target set
+before the runs.
+"""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import yaml
+from publish_comparison import COLOURS, spread
+
+from dopr.core.statistics import median_with_interval, paired_difference, ratios
+
+plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
+
+COSTS = {"rollouts": "rollouts_total", "tokens": "generated_tokens_total", "seconds": "wall_s"}
+OURS, REFERENCE = "dopr", "uniform-tuned"
+FREE = ("oracle",)  # pays nothing for what it knows: a limit, no competitor
+
+Run = dict[str, Any]
+Runs = dict[str, dict[str, Run]]  # strategy -> seed -> run
+
+
+def read_runs(folder: Path, budgets: dict[str, int]) -> Runs:
+    """The runs of a comparison that came to the end of their budgets."""
+    found: Runs = {}
+    for file in sorted(folder.glob("runs/*/seed-*/eval.jsonl")):
+        name, seed = file.parent.parent.name, file.parent.name.removeprefix("seed-")
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        if name not in budgets or rows[-1]["rollouts_total"] < budgets[name]:
+            continue
+        steps = [json.loads(x) for x in (file.parent / "metrics.jsonl").read_text().splitlines()]
+        rates = [row["select/signal_rate"] for row in steps if "select/signal_rate" in row]
+        found.setdefault(name, {})[seed] = {
+            "evals": [{key: row[key] for key in (*COSTS.values(), "avg@k")} for row in rows],
+            "informative": float(np.mean(rates)) if rates else None,
+        }
+    return found
+
+
+def budgets_of(config: dict[str, Any]) -> dict[str, int]:
+    """Rollouts of each strategy's runs, by the config."""
+    usual = config["base"]["max_rollouts"]
+    return {name: own.get("max_rollouts", usual) for name, own in config["strategies"].items()}
+
+
+def keep(folder: Path, kept: Path) -> None:
+    """Copy what the tables need; runs that were not made again stay as they were kept."""
+    kept.mkdir(parents=True, exist_ok=True)
+    for name in ("config.yaml", "tuning.json"):
+        if (folder / name).exists():
+            shutil.copy(folder / name, kept / name)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    file = kept / "runs.json"
+    runs = json.loads(file.read_text()) if file.exists() else {}
+    runs |= read_runs(folder, budgets_of(config))
+    file.write_text(json.dumps(runs, sort_keys=True) + "\n")
+
+
+def cost_of(run: Run, value: float, field: str) -> float | None:
+    """What a run had paid at its first evaluation with at least this accuracy."""
+    return next((row[field] for row in run["evals"] if row["avg@k"] >= value), None)
+
+
+def area(run: Run) -> float:
+    """Mean accuracy of the evaluations but the one before training."""
+    return float(np.mean([row["avg@k"] for row in run["evals"][1:]]))
+
+
+def final(run: Run) -> float:
+    return float(run["evals"][-1]["avg@k"])
+
+
+def summarise_pool(families: dict[str, tuple[dict[str, Any], Runs]]) -> dict[str, Any]:
+    """What each strategy took and how `dopr` stands to it, families and seeds together."""
+    goals = {
+        family: {
+            "matched_final": float(np.median([final(run) for run in runs[REFERENCE].values()])),
+            "target": float(config["target"]["value"]),
+        }
+        for family, (config, runs) in families.items()
+    }
+    names = list(dict.fromkeys(n for _, runs in families.values() for n in runs))
+    strategies = {
+        name: _strategy(families, goals, name) | _against(families, goals, name) for name in names
+    }
+    return {"families": goals, "strategies": strategies}
+
+
+def _strategy(families: Any, goals: Any, name: str) -> dict[str, Any]:
+    runs = [
+        (goals[family]["matched_final"], run)
+        for family, (_, by_name) in families.items()
+        for run in by_name.get(name, {}).values()
+    ]
+    costs = {
+        cost: [cost_of(run, goal, field) for goal, run in runs] for cost, field in COSTS.items()
+    }
+    known = [run["informative"] for _, run in runs if run["informative"] is not None]
+    return {
+        "runs": len(runs),
+        "arrived": sum(value is not None for value in costs["rollouts"]),
+        "costs": {cost: median_with_interval(values) for cost, values in costs.items()},
+        "area": median_with_interval([area(run) for _, run in runs]),
+        "final": median_with_interval([final(run) for _, run in runs]),
+        "informative": float(np.mean(known)) if known else None,
+    }
+
+
+def _against(families: Any, goals: Any, name: str) -> dict[str, Any]:
+    """Ratios of `dopr`'s costs to a strategy's, seed by seed, for all families and for each."""
+    if name == OURS:
+        return {}
+    pairs = {
+        family: [
+            (by_name[OURS][seed], by_name[name][seed])
+            for seed in sorted(by_name[OURS], key=int)
+            if seed in by_name.get(name, {})
+        ]
+        for family, (_, by_name) in families.items()
+    }
+
+    def paid(goal: str, cost: str, which: Sequence[str]) -> dict[str, Any]:
+        values: list[float | None] = []
+        bounded = 0
+        for family in which:
+            value, field = goals[family][goal], COSTS[cost]
+            ours = [cost_of(own, value, field) for own, _ in pairs[family]]
+            theirs = [cost_of(other, value, field) for _, other in pairs[family]]
+            totals = [other["evals"][-1][field] for _, other in pairs[family]]
+            found, upper = ratios(ours, theirs, totals)
+            values, bounded = values + found, bounded + upper
+        return median_with_interval(values) | {"per_run": values, "bounded": bounded}
+
+    def gained(measure: Callable[[Run], float]) -> dict[str, Any]:
+        both = [pair for family in families for pair in pairs[family]]
+        found = paired_difference([measure(own) for own, _ in both], [measure(o) for _, o in both])
+        return {key: found[key] for key in ("mean", "mean_low", "mean_high")}
+
+    return {
+        "dopr_against": {
+            "pairs": sum(len(found) for found in pairs.values()),
+            "matched_final": {cost: paid("matched_final", cost, list(families)) for cost in COSTS},
+            "by_family": {
+                family: paid("matched_final", "rollouts", [family])
+                for family in families
+                if pairs[family]
+            },
+            "target": paid("target", "rollouts", list(families)),
+            "area": gained(area),
+            "final": gained(final),
+        }
+    }
+
+
+def table(summary: dict[str, Any]) -> str:
+    """Markdown: for each pool what the strategies took, then how `dopr` stands to them."""
+    lines: list[str] = []
+    for pool, entry in summary.items():
+        goals = ", ".join(f"`{f}` {g['matched_final']:.3f}" for f, g in entry["families"].items())
+        lines += [f"### Pool `{pool}`", "", f"To what `{REFERENCE}` ends with: {goals}.", ""]
+        lines += [
+            "| strategy | arrived | rollouts | tokens | seconds | mean accuracy | final | "
+            "informative groups |",
+            "| --- |" + " --- |" * 7,
+        ]
+        for name in in_order(entry):
+            one = entry["strategies"][name]
+            costs = [_number(one["costs"][cost]["median"]) for cost in COSTS]
+            share = "" if one["informative"] is None else f"{one['informative']:.2f}"
+            lines.append(
+                f"| `{name}` | {one['arrived']}/{one['runs']} | {' | '.join(costs)} | "
+                f"{one['area']['median']:.3f} | {one['final']['median']:.3f} | {share} |"
+            )
+        lines += ["", *_against_table(entry), ""]
+    return "\n".join(lines)
+
+
+def _against_table(entry: dict[str, Any]) -> list[str]:
+    families = list(entry["families"])
+    lines = [
+        f"| `{OURS}` / it | rollouts | tokens | seconds | "
+        + " | ".join(f"rollouts, `{family}`" for family in families)
+        + " | rollouts to the target | mean accuracy | final |",
+        "| --- |" + " --- |" * (len(families) + 6),
+    ]
+    for name in in_order(entry):
+        found = entry["strategies"][name].get("dopr_against")
+        if not found or not found["pairs"]:
+            continue
+        cells = [spread(found["matched_final"][cost], ".2f") for cost in COSTS]
+        cells += [
+            spread(found["by_family"][f], ".2f") if f in found["by_family"] else ""
+            for f in families
+        ]
+        cells.append(spread(found["target"], ".2f"))
+        cells += [_difference(found[key]) for key in ("area", "final")]
+        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return lines
+
+
+def in_order(entry: dict[str, Any]) -> list[str]:
+    """Strategies, those that took the fewest rollouts first."""
+
+    def key(name: str) -> tuple[float, float]:
+        one = entry["strategies"][name]
+        median = one["costs"]["rollouts"]["median"]
+        return (float("inf") if median is None else median, -one["area"]["median"])
+
+    return sorted(entry["strategies"], key=key)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "missed"
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def _difference(found: dict[str, Any]) -> str:
+    return f"{found['mean']:+.3f} ({found['mean_low']:+.3f} to {found['mean_high']:+.3f})"
+
+
+def draw(summary: dict[str, Any], output: Path) -> None:
+    """`dopr`'s costs as shares of every strategy's: a panel a pool, a dot a cost."""
+    figure, panels = plt.subplots(
+        1, len(summary), figsize=(4.6 * len(summary) + 1.2, 4.2), squeeze=False
+    )
+    for axes, (pool, entry) in zip(panels[0], summary.items(), strict=True):
+        names = [n for n in in_order(entry) if entry["strategies"][n].get("dopr_against")][::-1]
+        for place, name in enumerate(names):
+            found = entry["strategies"][name]["dopr_against"]["matched_final"]
+            for number, cost in enumerate(COSTS):
+                middle, low, high = (found[cost][key] for key in ("median", "low", "high"))
+                if middle is None:
+                    continue
+                height = place + 0.22 * (1 - number)
+                marker = "<" if found[cost]["bounded"] else "o"
+                axes.plot(middle, height, marker, color=COLOURS[number], markersize=5)
+                if low is not None:
+                    end = middle if high is None else high
+                    axes.plot([low, end], [height, height], color=COLOURS[number], linewidth=1)
+        axes.axvline(1.0, color="#777777", linestyle=":", linewidth=1)
+        axes.set_xscale("log")
+        ticks = (0.1, 0.2, 0.5, 1, 2, 4)
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_yticks(range(len(names)), names, fontsize=8)
+        axes.set_title(f"pool `{pool}`", fontsize=10)
+        axes.set_xlabel(f"{OURS}'s cost / the strategy's")
+        axes.grid(alpha=0.25, axis="x")
+    handles = [
+        plt.Line2D([], [], color=colour, marker="o", linewidth=1, label=cost)
+        for colour, cost in zip(COLOURS, COSTS, strict=False)
+    ]
+    figure.legend(handles=handles, loc="upper center", ncols=len(COSTS), frameon=False)
+    figure.tight_layout(rect=(0, 0, 1, 0.93))
+    figure.savefig(output, metadata={"Date": None})
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="the runs and where they are kept")
+    folders = parser.parse_args().folders
+    if len(folders) == 2:
+        keep(*folders)
+        return
+    pools: dict[str, dict[str, Any]] = {}
+    for file in sorted(folders[0].glob("*/*/runs.json")):
+        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+        runs = json.loads(file.read_text())
+        if {OURS, REFERENCE} <= set(runs):
+            pools.setdefault(file.parent.parent.name, {})[file.parent.name] = (config, runs)
+    summary = {pool: summarise_pool(families) for pool, families in pools.items()}
+    (folders[0] / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    (folders[0] / "table.md").write_text(table(summary))
+    draw(summary, folders[0] / "costs.svg")
+    print(table(summary))
+
+
+if __name__ == "__main__":
+    main()
