@@ -10,10 +10,12 @@ import functools
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -59,6 +61,18 @@ class NotedQueue:
         return self._queue.qsize()
 
 
+class WaitBefore(TrainerCallback):
+    """Stops for good before a step, when no weights are being sent; the child goes on."""
+
+    def __init__(self, step: int, file: Path) -> None:
+        self.step, self.file = step, file
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step + 1 == self.step:
+            self.file.touch()
+            time.sleep(600)
+
+
 def dataset() -> Any:
     rows = make_dataset(ROWS, chat=True)
     return rows.add_column("number", list(range(ROWS)))
@@ -83,6 +97,8 @@ def main(model: str, server: str, folder: Path, wanted: dict[str, Any]) -> None:
         processing_class=chat_tokenizer(),
         dopr=wanted.pop("section"),
     )
+    if "wait" in wanted:
+        trainer.add_callback(WaitBefore(wanted["wait"], folder / "waits"))
     trainer.rollout_queue = NotedQueue(trainer.rollout_queue, str(folder / "taken.jsonl"), trainer)
     trainer.train(resume_from_checkpoint=resume)
     found = {
