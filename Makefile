@@ -4,7 +4,7 @@ BIN := .venv/bin
 VLLM_BIN := .venv-vllm/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo demo-lm test slow test-matrix test-vllm test-deepspeed test-verl lint types bench clean
+.PHONY: setup demo demo-lm results results-check test slow test-matrix test-vllm test-deepspeed test-verl lint types bench clean
 
 setup: .venv/ready
 
@@ -25,6 +25,12 @@ demo: setup  ## the headline comparison on the shipped tiny model, under ten min
 
 demo-lm: .venv/smollm2  ## the same on SmolLM2-135M, a pretrained model: twenty minutes on two cores
 	$(BIN)/dopr compare --config configs/demo-lm.yaml
+
+results: setup  ## tables, figures and numbers of README.md and docs/ anew from docs/results/; nothing is trained
+	$(BIN)/python benchmarks/make_results.py
+
+results-check: setup  ## the same, writing nothing: fails where something is not what is made from the files
+	$(BIN)/python benchmarks/make_results.py --check
 
 test: setup  ## the fast suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow" -q

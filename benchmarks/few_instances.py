@@ -12,14 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import yaml
-
-plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
+from picture import pyplot, save
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73")
 
@@ -80,9 +75,9 @@ def table(families: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
+def draw(output: Path, families: dict[str, dict[str, Any]]) -> None:
     """Final accuracy against the number of prompts; dotted: before training, hollow: highest."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.0))
+    figure, axes = pyplot().subplots(figsize=(6.4, 4.0))
     for number, (family, comparison) in enumerate(families.items()):
         colour = COLOURS[number % len(COLOURS)]
         found = rows(comparison)
@@ -104,19 +99,27 @@ def draw(folder: Path, families: dict[str, dict[str, Any]]) -> None:
     axes.legend(frameon=False, fontsize=8)
     axes.grid(alpha=0.25)
     figure.tight_layout()
-    figure.savefig(folder / "accuracy.svg", metadata={"Date": None})
-    plt.close(figure)
+    save(figure, output / "accuracy.svg")
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """What is made of the kept comparisons, by the file's name."""
+    return {"table.md": table(read(folder))}
+
+
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figure of the kept comparisons into a folder."""
+    draw(output, read(folder))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    families = read(folder)
-    text = table(families)
-    (folder / "table.md").write_text(text)
-    draw(folder, families)
-    print(text)
+    for name, text in texts(folder).items():
+        (folder / name).write_text(text)
+        print(text)
+    pictures(folder, folder)
 
 
 if __name__ == "__main__":

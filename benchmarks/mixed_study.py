@@ -5,7 +5,7 @@
 Keeps config.yaml and tuning.json, and the evaluations of every run by kind and the sources of what
 was chosen (runs.json; strategies that were not run again stay as they were kept); writes
 summary.json, table.md and spread.svg. Given the second folder alone it makes those three anew from
-what is kept. Nothing is trained.
+what is kept, as `make results` does for every such folder. Nothing is trained.
 """
 
 import argparse
@@ -15,16 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from publish_comparison import COLOURS, spread
+from picture import COLOURS, pyplot, save
+from publish_comparison import spread
 
 from dopr.core.statistics import median_with_interval, paired_difference, ratios
-
-plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 
 COSTS = {"rollouts": "rollouts_total", "tokens": "generated_tokens_total", "wall_s": "wall_s"}
 OURS = "dopr"
@@ -45,7 +40,7 @@ def read_runs(folder: Path) -> Runs:
             "evals": [
                 {field: row[field] for field in COSTS.values()}
                 | {"avg@k": row["avg@k"]}
-                | {"kinds": {name: one["avg@k"] for name, one in row["sets"].items()}}
+                | {"kinds": {name: one["avg@k"] for name, one in row.get("sets", {}).items()}}
                 for row in rows
             ],
             "sources": [
@@ -155,7 +150,7 @@ def draw(runs: Runs, output: Path) -> None:
     sources = sorted({s for r in runs[OURS].values() for _, chosen in r["sources"] for s in chosen})
     end = max(run["sources"][-1][0] for by in runs.values() for run in by.values())
     edges = np.linspace(0, end, BINS + 1)
-    figure, all_axes = plt.subplots(1, len(runs), figsize=(3.2 * len(runs), 3.0), sharey=True)
+    figure, all_axes = pyplot().subplots(1, len(runs), figsize=(3.2 * len(runs), 3.0), sharey=True)
     for axes, (name, by_seed) in zip(np.atleast_1d(all_axes), runs.items(), strict=True):
         found = shares(by_seed, sources, edges)
         axes.stackplot(
@@ -169,7 +164,25 @@ def draw(runs: Runs, output: Path) -> None:
         ncols=len(sources),
     )
     figure.tight_layout(rect=(0, 0, 1, 0.9))
-    figure.savefig(output, metadata={"Date": None})
+    save(figure, output)
+
+
+def kept_runs(folder: Path) -> Runs:
+    found: Runs = json.loads((folder / "runs.json").read_text())
+    return found
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """What is made of kept runs, by the file's name."""
+    summary = summarise(kept_runs(folder))
+    return {"summary.json": json.dumps(summary, indent=1) + "\n", "table.md": table(summary)}
+
+
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figure of kept runs into a folder, if they chose from several sources."""
+    runs = kept_runs(folder)
+    if all(run["sources"] for by_seed in runs.values() for run in by_seed.values()):
+        draw(runs, output / "spread.svg")
 
 
 def main() -> None:
@@ -182,16 +195,13 @@ def main() -> None:
         for name in ("config.yaml", "tuning.json"):
             if (folders[0] / name).exists():
                 shutil.copy(folders[0] / name, kept / name)
-        before = (
-            json.loads((kept / "runs.json").read_text()) if (kept / "runs.json").exists() else {}
-        )
+        before = kept_runs(kept) if (kept / "runs.json").exists() else {}
         (kept / "runs.json").write_text(json.dumps(before | read_runs(folders[0])) + "\n")
-    runs = json.loads((kept / "runs.json").read_text())
-    summary = summarise(runs)
-    (kept / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (kept / "table.md").write_text(table(summary))
-    draw(runs, kept / "spread.svg")
-    print(table(summary))
+    made = texts(kept)
+    for name, text in made.items():
+        (kept / name).write_text(text)
+    pictures(kept, kept)
+    print(made["table.md"])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
 
 Copies comparison.json, config.yaml and the evaluation curves of every run (curves.json), writes
 table.md, and draws accuracy against rollouts (accuracy.svg) or, where the strategies are too many
-for that, what each needed and where it ended (costs.svg).
+for that, what each needed and where it ended (costs.svg). `make results` makes table and figure
+anew from what is kept.
 """
 
 import argparse
@@ -13,17 +14,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-
-plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
+from picture import COLOURS, pyplot, save
 
 KEYS = ("step", "rollouts_total", "generated_tokens_total", "wall_s", "avg@k", "pass@k")
-# Okabe and Ito's palette: told apart by colour-blind readers too.
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#999999", "#000000")
 
 
 def read_curves(run_dir: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
@@ -39,7 +33,7 @@ def read_curves(run_dir: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:
 
 def draw(curves: dict[str, Any], comparison: dict[str, Any], output: Path) -> None:
     """Median over seeds with the band from the lowest to the highest seed."""
-    figure, axes = plt.subplots(figsize=(7.2, 4.0))
+    figure, axes = pyplot().subplots(figsize=(7.2, 4.0))
     for colour, name in zip(COLOURS, comparison["strategies"], strict=False):
         runs = list(curves[name].values())
         grid = np.unique(np.concatenate([[r["rollouts_total"] for r in run] for run in runs]))
@@ -61,7 +55,7 @@ def draw(curves: dict[str, Any], comparison: dict[str, Any], output: Path) -> No
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.tight_layout()
-    figure.savefig(output, metadata={"Date": None})
+    save(figure, output)
 
 
 def headline(comparison: dict[str, Any]) -> str:
@@ -83,7 +77,7 @@ def by_cost(comparison: dict[str, Any]) -> list[str]:
 def draw_costs(comparison: dict[str, Any], output: Path) -> None:
     """Rollouts to the target and final accuracy of every strategy, with intervals over seeds."""
     names, ours = by_cost(comparison)[::-1], headline(comparison)
-    figure, panels = plt.subplots(1, 2, figsize=(8.4, 0.9 + 0.24 * len(names)), sharey=True)
+    figure, panels = pyplot().subplots(1, 2, figsize=(8.4, 0.9 + 0.24 * len(names)), sharey=True)
     for axes, key in zip(panels, ("rollouts_to_target", "final"), strict=True):
         for place, name in enumerate(names):
             found = comparison["strategies"][name][key]
@@ -101,8 +95,7 @@ def draw_costs(comparison: dict[str, Any], output: Path) -> None:
     panels[1].set_xlabel(f"final accuracy, {comparison['target']['metric']}")
     figure.suptitle(f"median and 95% interval, {len(comparison['seeds'])} seeds", fontsize=10)
     figure.tight_layout()
-    figure.savefig(output, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, output)
 
 
 def on_the_way(runs: dict[str, list[dict[str, Any]]], metric: str) -> float:
@@ -148,6 +141,26 @@ def spread(entry: dict[str, Any], form: str, missed: str = "missed") -> str:
     return f"{sign}{format(entry['median'], form)} ({ends[0]} to {ends[1]})"
 
 
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A kept comparison and its curves."""
+    comparison = json.loads((folder / "comparison.json").read_text())
+    return comparison, json.loads((folder / "curves.json").read_text())
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """What is made of a kept comparison, by the file's name."""
+    return {"table.md": table(*read(folder))}
+
+
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figure of a kept comparison into a folder."""
+    comparison, curves = read(folder)
+    if len(comparison["strategies"]) <= len(COLOURS):
+        draw(curves, comparison, output / "accuracy.svg")
+    else:
+        draw_costs(comparison, output / "costs.svg")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run_dir", type=Path)
@@ -159,12 +172,9 @@ def main() -> None:
             shutil.copy(options.run_dir / name, options.output / name)
     curves = read_curves(options.run_dir)
     (options.output / "curves.json").write_text(json.dumps(curves) + "\n")
-    comparison = json.loads((options.run_dir / "comparison.json").read_text())
-    (options.output / "table.md").write_text(table(comparison, curves))
-    if len(comparison["strategies"]) <= len(COLOURS):
-        draw(curves, comparison, options.output / "accuracy.svg")
-    else:
-        draw_costs(comparison, options.output / "costs.svg")
+    for name, text in texts(options.output).items():
+        (options.output / name).write_text(text)
+    pictures(options.output, options.output)
 
 
 if __name__ == "__main__":

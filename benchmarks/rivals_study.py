@@ -19,17 +19,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import yaml
-from publish_comparison import COLOURS, spread
+from picture import COLOURS, pyplot, save
+from publish_comparison import spread
 
 from dopr.core.statistics import median_with_interval, paired_difference, ratios
-
-plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 
 COSTS = {"rollouts": "rollouts_total", "tokens": "generated_tokens_total", "seconds": "wall_s"}
 OURS, REFERENCE = "dopr", "uniform-tuned"
@@ -240,7 +235,7 @@ def _difference(found: dict[str, Any]) -> str:
 
 def draw(summary: dict[str, Any], output: Path) -> None:
     """`dopr`'s costs as shares of every strategy's: a panel a pool, a dot a cost."""
-    figure, panels = plt.subplots(
+    figure, panels = pyplot().subplots(
         1, len(summary), figsize=(4.6 * len(summary) + 1.2, 4.2), squeeze=False
     )
     for axes, (pool, entry) in zip(panels[0], summary.items(), strict=True):
@@ -267,13 +262,34 @@ def draw(summary: dict[str, Any], output: Path) -> None:
         axes.set_xlabel(f"{OURS}'s cost / the strategy's")
         axes.grid(alpha=0.25, axis="x")
     handles = [
-        plt.Line2D([], [], color=colour, marker="o", linewidth=1, label=cost)
+        pyplot().Line2D([], [], color=colour, marker="o", linewidth=1, label=cost)
         for colour, cost in zip(COLOURS, COSTS, strict=False)
     ]
     figure.legend(handles=handles, loc="upper center", ncols=len(COSTS), frameon=False)
     figure.tight_layout(rect=(0, 0, 1, 0.93))
-    figure.savefig(output, metadata={"Date": None})
-    plt.close(figure)
+    save(figure, output)
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """All that is kept below a folder, by pool."""
+    pools: dict[str, dict[str, Any]] = {}
+    for file in sorted(folder.glob("*/*/runs.json")):
+        config = yaml.safe_load((file.parent / "config.yaml").read_text())
+        runs = json.loads(file.read_text())
+        if {OURS, REFERENCE} <= set(runs):
+            pools.setdefault(file.parent.parent.name, {})[file.parent.name] = (config, runs)
+    return {pool: summarise_pool(families) for pool, families in pools.items()}
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """What is made of the kept runs, by the file's name."""
+    summary = summarise(folder)
+    return {"summary.json": json.dumps(summary, indent=1) + "\n", "table.md": table(summary)}
+
+
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figure of the kept runs into a folder."""
+    draw(summarise(folder), output / "costs.svg")
 
 
 def main() -> None:
@@ -283,17 +299,11 @@ def main() -> None:
     if len(folders) == 2:
         keep(*folders)
         return
-    pools: dict[str, dict[str, Any]] = {}
-    for file in sorted(folders[0].glob("*/*/runs.json")):
-        config = yaml.safe_load((file.parent / "config.yaml").read_text())
-        runs = json.loads(file.read_text())
-        if {OURS, REFERENCE} <= set(runs):
-            pools.setdefault(file.parent.parent.name, {})[file.parent.name] = (config, runs)
-    summary = {pool: summarise_pool(families) for pool, families in pools.items()}
-    (folders[0] / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
-    (folders[0] / "table.md").write_text(table(summary))
-    draw(summary, folders[0] / "costs.svg")
-    print(table(summary))
+    made = texts(folders[0])
+    for name, text in made.items():
+        (folders[0] / name).write_text(text)
+    pictures(folders[0], folders[0])
+    print(made["table.md"])
 
 
 if __name__ == "__main__":

@@ -14,16 +14,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
+from picture import pyplot, save
 from publish_comparison import spread
 
 from dopr.core.statistics import median_with_interval, ratios
-
-plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
 
 COLOURS = {
     "grpo": "#999999",
@@ -36,6 +31,7 @@ COLOURS = {
     "greso": "#009e73",
     "pilot-commit": "#d55e00",
 }
+COSTS = ("rollouts", "tokens", "wall_s")
 TARGET_SHARES = (0.8, 0.9, 1.0)
 SAVERS = ("dopr", "mopps", "greso", "pilot-commit", "oracle")
 MARKERS = "osD^v<>"
@@ -56,14 +52,13 @@ def read(folder: Path) -> dict[str, dict[str, Any]]:
 def pooled(families: dict[str, Any], name: str) -> dict[str, Any]:
     """`dopr` against one strategy, pairs of all families and seeds together."""
     pairs = [c["ratios"][f"dopr/{name}"] for c in families.values() if name in c["strategies"]]
-    ratios = [value for pair in pairs for value in pair["rollouts"]["per_seed"]]
     finals = [value for pair in pairs for value in pair["final_difference"]["per_seed"]]
-    return {
-        "pairs": len(ratios),
-        "rollouts": median_with_interval(ratios)
-        | {"bounded": sum(pair["rollouts"]["bounded"] for pair in pairs)},
-        "final_difference": median_with_interval(finals),
+    costs = {
+        cost: median_with_interval([value for pair in pairs for value in pair[cost]["per_seed"]])
+        | {"bounded": sum(pair[cost]["bounded"] for pair in pairs)}
+        for cost in COSTS
     }
+    return {"pairs": len(finals), **costs, "final_difference": median_with_interval(finals)}
 
 
 def summarise(folder: Path, pools: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -180,15 +175,16 @@ def table(summary: dict[str, Any]) -> str:
         lines += [f"### Pool `{pool}`", "", f"Signal rate at the start: {rates}.", ""]
         heads = [f"{f}, to {v['target']:g}" for f, v in families.items()]
         lines += [
-            "| strategy | " + " | ".join(heads) + " | `dopr` / it | final, `dopr` minus it |",
-            "| --- |" + " --- |" * (len(heads) + 2),
+            f"| strategy | {' | '.join(heads)} | `dopr` / it, rollouts | tokens | seconds "
+            "| final, `dopr` minus it |",
+            "| --- |" + " --- |" * (len(heads) + 4),
         ]
         for name in _by_cost(families):
             cells = [_cost(v["strategies"].get(name)) for v in families.values()]
             against = entry["dopr_against"].get(name)
-            ratio = _spread(against["rollouts"], ".2f") if against else ""
+            cells += [_spread(against[cost], ".2f") if against else "" for cost in COSTS]
             final = _spread(against["final_difference"], "+.3f") if against else ""
-            lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {ratio} | {final} |")
+            lines.append(f"| `{name}` | " + " | ".join(cells) + f" | {final} |")
         lines += ["", *_targets_table(entry["dopr_against_at_share_of_target"]), ""]
         lines += _longer_table(entry["longer"])
     return "\n".join(lines)
@@ -252,11 +248,13 @@ def _spread(entry: dict[str, Any], form: str) -> str:
     return spread(entry, form, missed="`dopr` missed")
 
 
-def draw(folder: Path, pool: str, families: dict[str, Any]) -> None:
+def draw(folder: Path, families: dict[str, Any], output: Path) -> None:
     """Median accuracy against rollouts, a panel for each family."""
-    figure, panels = plt.subplots(1, len(families), figsize=(4.6 * len(families), 3.9), sharey=True)
+    figure, panels = pyplot().subplots(
+        1, len(families), figsize=(4.6 * len(families), 3.9), sharey=True
+    )
     for axes, (family, comparison) in zip(np.atleast_1d(panels), families.items(), strict=True):
-        curves = json.loads((folder / pool / family / "curves.json").read_text())
+        curves = json.loads((folder / family / "curves.json").read_text())
         for name in comparison["strategies"]:
             runs = list(curves[name].values())
             grid = np.unique(np.concatenate([[r["rollouts_total"] for r in run] for run in runs]))
@@ -284,11 +282,10 @@ def draw(folder: Path, pool: str, families: dict[str, Any]) -> None:
     np.atleast_1d(panels)[0].set_ylabel("accuracy, median over seeds")
     np.atleast_1d(panels)[-1].legend(frameon=False, fontsize=7)
     figure.tight_layout()
-    figure.savefig(folder / f"accuracy-{pool}.svg", metadata={"Date": None})
-    plt.close(figure)
+    save(figure, output)
 
 
-def draw_savings(folder: Path, summary: dict[str, Any]) -> None:
+def draw_savings(output: Path, summary: dict[str, Any]) -> None:
     """Each strategy's share of uniform-tuned's rollouts against the pool's signal rate."""
     points = [
         (pool, family, entry)
@@ -296,7 +293,7 @@ def draw_savings(folder: Path, summary: dict[str, Any]) -> None:
         for family, entry in found["of_uniform_tuned"].items()
     ]
     families = list(dict.fromkeys(family for _, family, _ in points))
-    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+    figure, axes = pyplot().subplots(figsize=(6.4, 4.4))
     for place, name in enumerate(SAVERS):
         for _, family, entry in points:
             share, marker = entry[name], MARKERS[families.index(family)]
@@ -326,30 +323,40 @@ def draw_savings(folder: Path, summary: dict[str, Any]) -> None:
     axes.minorticks_off()
     axes.set_xlabel("signal rate of the pool at the start")
     axes.set_ylabel("rollouts to the target / uniform-tuned's")
-    handles = [plt.Line2D([], [], color=COLOURS[n], marker="o", linestyle="") for n in SAVERS]
+    handles = [pyplot().Line2D([], [], color=COLOURS[n], marker="o", linestyle="") for n in SAVERS]
     handles += [
-        plt.Line2D([], [], color="#777777", marker=m, linestyle="")
+        pyplot().Line2D([], [], color="#777777", marker=m, linestyle="")
         for m in MARKERS[: len(families)]
     ]
     axes.legend(handles, [*SAVERS, *families], frameon=False, fontsize=7, ncols=2)
     axes.grid(alpha=0.25)
     figure.tight_layout()
-    figure.savefig(folder / "saving.svg", metadata={"Date": None})
-    plt.close(figure)
+    save(figure, output)
+
+
+def texts(folder: Path) -> dict[str, str]:
+    """What is made of the kept comparisons, by the file's name."""
+    summary = summarise(folder, read(folder))
+    return {"summary.json": json.dumps(summary, indent=1), "table.md": table(summary)}
+
+
+def pictures(folder: Path, output: Path) -> None:
+    """Draws the figures of the kept comparisons into a folder."""
+    pools = read(folder)
+    for pool, families in pools.items():
+        draw(folder / pool, families, output / f"accuracy-{pool}.svg")
+    draw_savings(output / "saving.svg", summarise(folder, pools))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    pools = read(folder)
-    summary = summarise(folder, pools)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=1))
-    (folder / "table.md").write_text(table(summary))
-    for pool, families in pools.items():
-        draw(folder, pool, families)
-    draw_savings(folder, summary)
-    print(table(summary))
+    made = texts(folder)
+    for name, text in made.items():
+        (folder / name).write_text(text)
+    pictures(folder, folder)
+    print(made["table.md"])
 
 
 if __name__ == "__main__":
