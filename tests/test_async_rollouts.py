@@ -1,110 +1,19 @@
 """AsyncGRPOTrainer's rollout loop with a strategy, against a stand-in for the inference server."""
 
-import asyncio
-import multiprocessing
 import pickle
-import queue
-import threading
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from accelerate.state import PartialState
 from datasets import Dataset
 
 from dopr import UserError
 
 worker = pytest.importorskip("trl.experimental.async_grpo.async_rollout_worker")
 
+from async_tools import GROUP, first_digit, new_loop, run, without_server  # noqa: E402
 from dopr.engines.trl import async_rollouts  # noqa: E402
 from dopr.engines.trl.async_rollouts import ChoosingLoop, ask_for_state, prepare_worker  # noqa: E402
-from tiny import make_tokenizer  # noqa: E402
-
-ROWS, GROUP = 24, 4
-
-
-class Session:
-    async def __aenter__(self) -> "Session":
-        return self
-
-    async def __aexit__(self, *error: object) -> None:
-        return None
-
-
-FAKE_HTTP = SimpleNamespace(
-    ClientSession=lambda connector: Session(), TCPConnector=lambda limit: None
-)
-
-
-def first_digit(completions: list[Any], answer: list[str], **columns: Any) -> list[float]:
-    """Rows with the answer 1 pay for half of the rollouts, the others never."""
-    said = [one[-1]["content"] for one in completions]
-    return [float(a == "1" and "1" in text) for a, text in zip(answer, said, strict=True)]
-
-
-class Loop(ChoosingLoop):
-    """Answers "1" and "2" in turn, instead of asking a server; later calls are answered first."""
-
-    turns = 0
-
-    async def _generate_one_turn(self, prompt_ids: list[int]) -> tuple[list[int], list[float]]:
-        Loop.turns += 1
-        mine = Loop.turns
-        await asyncio.sleep(0.001 * (mine % 3))
-        ids = self.tokenizer("12"[mine % 2])["input_ids"]
-        return ids, [-0.5] * len(ids)
-
-
-def new_loop(folder: Path, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Loop:
-    PartialState()  # its loggers want it, as in the child process
-    monkeypatch.setattr(worker, "aiohttp", FAKE_HTTP, raising=False)
-    tokenizer = make_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    monkeypatch.setattr(worker, "add_response_schema", lambda one: one)
-    monkeypatch.setattr(
-        worker,
-        "parse_response",
-        lambda tokenizer, ids, **more: {"role": "assistant", "content": tokenizer.decode(ids)},
-    )
-    rows = [
-        {"prompt": [{"role": "user", "content": f"{i}"}], "answer": str(int(i % 2 == 0))}
-        for i in range(ROWS)
-    ]
-    context = multiprocessing.get_context("spawn")
-    options: dict[str, Any] = {
-        "dopr": {"strategy": "uniform", "strategy_args": {"prompts_per_step": 2}},
-        "dopr_folder": str(folder),
-        "model_name": "tiny",
-        "dataset": Dataset.from_list(rows),
-        "reward_funcs": [first_digit],
-        "processing_class": tokenizer,
-        "eos_token_ids": [tokenizer.eos_token_id],
-        "rollout_buffer": queue.Queue(),
-        "model_version_value": context.Value("i", 0),
-        "heartbeat_value": context.Value("d", 0.0),
-        "failed_event": threading.Event(),
-        "exception_info_queue": queue.Queue(1),
-        "metrics_queue": queue.Queue(4096),
-        "num_generations": GROUP,
-        "max_inflight_tasks": 3 * GROUP,
-    }
-    return Loop(**options | changes)
-
-
-def run(loop: Loop, until: int) -> list[Any]:
-    """The loop's samples, once so many groups are scored."""
-    thread = threading.Thread(target=loop.run)
-    thread.start()
-    ends = time.monotonic() + 60
-    while loop._total_groups_scored < until and thread.is_alive() and time.monotonic() < ends:
-        time.sleep(0.01)
-    if thread.is_alive():
-        loop._loop.call_soon_threadsafe(loop._stop_event.set)
-    thread.join(timeout=60)
-    assert not thread.is_alive() and loop._total_groups_scored >= until
-    return [loop.rollout_buffer.get_nowait() for _ in range(loop.rollout_buffer.qsize())]
 
 
 def test_rows_come_from_the_strategy_and_every_scored_group_is_told(
@@ -168,7 +77,7 @@ def test_a_resumed_loop_asks_again_for_what_was_out_and_counts_nothing_twice(
     dopr = {"strategy": "dapo", "strategy_args": {"prompts_per_step": 2, "max_rounds": 50}}
     first = new_loop(tmp_path, monkeypatch, dopr=dopr)
     run(first, 15)
-    ask_for_state(tmp_path, tmp_path / "checkpoint-3" / "dopr", timeout_s=30)
+    first.save(tmp_path / "checkpoint-3" / "dopr")
     before, out = first.chooser.driver.spent, first.chooser.handed_out
     assert out
     state = str(tmp_path / "checkpoint-3" / "dopr")
@@ -214,8 +123,7 @@ def test_groups_of_another_size_and_pools_without_rows_to_look_up_are_refused(
 def test_trls_worker_is_given_the_loop_and_all_that_it_takes_can_be_pickled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "is_vllm_available", lambda: True)
-    monkeypatch.setattr(worker, "is_aiohttp_available", lambda: True)
+    without_server(monkeypatch)
     plain = worker.AsyncRolloutWorker(reward_funcs=[first_digit])
     prepare_worker(plain, {"strategy": "dopr"}, tmp_path / "meeting", 2, 7)
     assert plain._loop_cls is ChoosingLoop

@@ -36,8 +36,7 @@ def train(run_dir: Path, *options: str) -> list[dict[str, Any]]:
         *("--learning_rate", "1e-4", "--threads", "1", "--save_every", "4"),
         *("--use_vllm", "true", "--trl.vllm_max_model_length", "256", *options),
     ]
-    environment = os.environ | vllm_tools.ENVIRONMENT
-    environment["PYTHONPATH"] = str(Path(vllm_tools.__file__).parent)
+    environment = vllm_tools.environment_of_helpers()
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

@@ -3,11 +3,6 @@
 See `vllm_disk` for why the weights do not take TRL's own way here.
 """
 
-import os
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,47 +26,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of `vllm serve`, started as docs/vllm.md says, plus what a CPU needs."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        # What `vllm serve MODEL` runs; that command itself looks for a package named vllm, and the
-        # CPU's is named otherwise.
-        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)),
-        *("--host", "127.0.0.1", "--port", str(port)),
-        *("--weight-transfer-config", '{"backend": "nccl"}'),
-        *("--logprobs-mode", "processed_logprobs"),
-        *("--max-model-len", str(vllm_tools.MODEL_LENGTH)),
-        *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "32"),
-        *("--worker-extension-cls", "vllm_disk.DiskWeights"),
-    ]
-    environment = os.environ | vllm_tools.ENVIRONMENT | {"VLLM_SERVER_DEV_MODE": "1"}
-    environment["PYTHONPATH"] = str(Path(vllm_tools.__file__).parent)
     log = tmp_path_factory.mktemp("server") / "log.txt"
-    with log.open("w") as out:
-        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
-    try:
-        wait_for(process, f"http://127.0.0.1:{port}/health", log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
-def wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    """Until the server answers, for at most four minutes."""
-    import requests
-
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            if requests.get(address, timeout=5).status_code == 200:
-                return
-        except requests.ConnectionError:
-            pass
-        time.sleep(1)
-    raise AssertionError(log.read_text()[-3000:])
+    with vllm_tools.serve(folder, log, "vllm_disk.DiskWeights") as address:
+        yield address
 
 
 @pytest.fixture

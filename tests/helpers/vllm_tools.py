@@ -3,6 +3,12 @@ asked for."""
 
 import importlib.util
 import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +88,60 @@ def make_wide_model(seed: int = 0) -> LlamaForCausalLM:
             bos_token_id=None,
         )
     )
+
+
+@contextmanager
+def serve(model: Path, log: Path, extension: str) -> Iterator[str]:
+    """The address of `vllm serve`, started as docs/vllm.md says, plus what a CPU needs.
+
+    Args:
+        model: the folder to serve.
+        log: where it writes to.
+        extension: class of a module of tests/helpers to mix into its worker.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        # What `vllm serve MODEL` runs; that command itself looks for a package named vllm, and the
+        # CPU's is named otherwise.
+        *(sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(model)),
+        *("--host", "127.0.0.1", "--port", str(port)),
+        *("--weight-transfer-config", '{"backend": "nccl"}'),
+        *("--logprobs-mode", "processed_logprobs"),
+        *("--max-model-len", str(MODEL_LENGTH)),
+        *("--dtype", "float32", "--enforce-eager", "--max-num-seqs", "32"),
+        *("--worker-extension-cls", extension),
+    ]
+    environment = environment_of_helpers() | {"VLLM_SERVER_DEV_MODE": "1"}
+    with log.open("w") as out:
+        process = subprocess.Popen(command, env=environment, stdout=out, stderr=out)
+    try:
+        _wait_for(process, f"http://127.0.0.1:{port}/health", log)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def environment_of_helpers() -> dict[str, str]:
+    """For a process with vLLM that imports modules of this folder."""
+    return os.environ | ENVIRONMENT | {"PYTHONPATH": str(Path(__file__).parent)}
+
+
+def _wait_for(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    """Until the server answers, for at most four minutes."""
+    import requests
+
+    for _ in range(240):
+        assert process.poll() is None, log.read_text()[-3000:]
+        try:
+            if requests.get(address, timeout=5).status_code == 200:
+                return
+        except requests.ConnectionError:
+            pass
+        time.sleep(1)
+    raise AssertionError(log.read_text()[-3000:])
 
 
 class OneEngine:

@@ -10,16 +10,17 @@ TRL's private methods are wrapped by `super()` and none is copied.
 
 import json
 import logging
+import os
 import shutil
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 try:
     from trl.experimental.async_grpo import AsyncGRPOTrainer
@@ -38,10 +39,12 @@ from dopr.core.advantages import compute_advantages
 from dopr.core.errors import UserError
 from dopr.core.strategy import Group
 from dopr.engines.adapter import EngineSettings, make_engine_driver, read_engine_settings
-from dopr.engines.chooser import Chooser
+from dopr.engines.chooser import Chooser, Job
 from dopr.engines.metrics_log import choice_metrics, totals
+from dopr.engines.orphans import is_orphan
 from dopr.engines.prompt_pool import moves_since, pool_state, prompt_categories, prompt_names
 from dopr.engines.trl import checkpoints
+from dopr.engines.trl.whole import newest_whole, save_whole
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +100,7 @@ class ChoosingLoop(_AsyncRolloutLoop):
         while True:
             with self._lock:
                 (job,) = self.chooser.ask(1)
-            if job.num_rollouts % self.num_generations:
-                raise UserError(
-                    f"the strategy asks for {job.num_rollouts} rollouts of a prompt, and groups of "
-                    f"AsyncGRPOTrainer have num_generations = {self.num_generations}: set its "
-                    "sizes to that number or a multiple of it"
-                )
+            check_size(job, self.num_generations)
             row = self.dataset[job.prompt_id]
             for _ in range(self.num_generations):
                 yield job.number, row
@@ -150,7 +148,11 @@ class ChoosingLoop(_AsyncRolloutLoop):
 
     def _watch_requests(self) -> None:
         request = self._folder / _REQUEST
-        while True:
+        while not self._loop.is_closed():
+            if is_orphan():
+                # The trainer was killed. This process would go on asking the server, and would
+                # answer the requests of the run that is resumed in the same folder.
+                os._exit(1)
             if request.is_file():
                 target = Path(json.loads(request.read_text())["folder"])
                 request.unlink()
@@ -220,6 +222,20 @@ def make_chooser(
     return Chooser(driver)
 
 
+def check_size(job: Job, num_generations: int) -> None:
+    """Refuse a job that TRL's groups cannot make up.
+
+    Raises:
+        UserError: its rollouts are no multiple of `num_generations`.
+    """
+    if job.num_rollouts % num_generations:
+        raise UserError(
+            f"the strategy asks for {job.num_rollouts} rollouts of a prompt, and groups of "
+            f"AsyncGRPOTrainer have num_generations = {num_generations}: set its "
+            "sizes to that number or a multiple of it"
+        )
+
+
 class AsyncDoPRTrainer(AsyncGRPOTrainer):
     """TRL's AsyncGRPOTrainer whose prompts are chosen by a strategy.
 
@@ -247,7 +263,10 @@ class AsyncDoPRTrainer(AsyncGRPOTrainer):
         rows = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
         self._per_step = max(1, rows * self.accelerator.num_processes // group)
         # Refused here and not in the child, where the message would be deep in a traceback.
-        make_chooser(settings, self.train_dataset, group, self._per_step, self.args.seed)
+        chooser = make_chooser(settings, self.train_dataset, group, self._per_step, self.args.seed)
+        check_size(chooser.ask(1)[0], group)
+        newest = totals(chooser.driver)
+        self._metrics["train"] = _Sink(newest, self._metrics["train"])
         self._meeting = Path(self.args.output_dir).absolute() / ".dopr"
         if isinstance(self.rollout_worker, AsyncRolloutWorker):
             prepare_worker(
@@ -255,11 +274,29 @@ class AsyncDoPRTrainer(AsyncGRPOTrainer):
             )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        usual = super()._save_checkpoint
+        save_whole(self, trial, lambda: usual(model, trial), self._add_state)
+
+    def _add_state(self, folder: Path) -> None:
         if not isinstance(self.rollout_worker, AsyncRolloutWorker):
-            return
-        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        ask_for_state(self._meeting, Path(self._get_output_dir(trial=trial)) / name / STATE_FOLDER)
+            return  # another node's copy
+        # TRL counts up to the first number that was not trained on: of jobs that is the first one
+        # that a strategy dropped, and after a resume it is the first of all.
+        file = folder / "rollout_state.json"
+        trained = self._groups_before_resume + len(self._trained_groups)
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"prompt_index": trained}))
+        ask_for_state(self._meeting, folder / STATE_FOLDER)
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As TRL's; `resume_from_checkpoint=True` takes the newest checkpoint that is whole.
+
+        Raises:
+            UserError: there are checkpoints and none of them is whole, or the one named has no
+                state of a strategy.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = newest_whole(self)
+        return super().train(resume_from_checkpoint, *args, **kwargs)
 
     def _inner_training_loop(self, *args: Any, **kwargs: Any) -> Any:
         worker, checkpoint = self.rollout_worker, kwargs.get("resume_from_checkpoint")
@@ -269,6 +306,26 @@ class AsyncDoPRTrainer(AsyncGRPOTrainer):
                 raise UserError(f"{checkpoint} holds no state of a strategy; start a new run")
             worker._loop_kwargs["dopr_state"] = None if state is None else str(state)
         return super()._inner_training_loop(*args, **kwargs)
+
+
+class _Sink(defaultdict[str, list[Any]]):
+    """TRL's metrics between two logs; of a run's totals the newest alone.
+
+    TRL adds up what is named a total, as its own processes report what came since the last time.
+    """
+
+    def __init__(self, totals: Mapping[str, float], values: Mapping[str, list[Any]]) -> None:
+        super().__init__(list, values)
+        self._totals = frozenset(totals)
+
+    def __missing__(self, key: str) -> list[Any]:
+        self[key] = _Newest() if key in self._totals else []
+        return self[key]
+
+
+class _Newest(list[Any]):
+    def append(self, value: Any) -> None:
+        self[:] = [value]
 
 
 def prepare_worker(
@@ -301,6 +358,7 @@ def ask_for_state(folder: Path, target: Path, timeout_s: float = 60.0) -> None:
     Raises:
         UserError: it does not answer.
     """
+    shutil.rmtree(target, ignore_errors=True)  # of a run that came this far and was begun anew
     partial = folder / "request.partial"
     partial.write_text(json.dumps({"folder": str(target.absolute())}))
     partial.rename(folder / _REQUEST)

@@ -5,17 +5,14 @@ carry their number in a column of ours. It is taken out before anyone sees a row
 """
 
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from trl import GRPOTrainer
 
 from dopr.core.driver import Driver
-from dopr.core.errors import UserError
 from dopr.core.stream import OfferedStream
 from dopr.engines.prompt_pool import prompt_names, prompt_sources
-from dopr.engines.trl import checkpoints
 from dopr.engines.trl.setup import (
     ROW,
     loader_order,
@@ -24,6 +21,7 @@ from dopr.engines.trl.setup import (
     take_row_numbers,
 )
 from dopr.engines.trl.streaming import Window
+from dopr.engines.trl.whole import newest_whole
 
 
 class LoadingTrainer(GRPOTrainer):
@@ -107,12 +105,5 @@ class LoadingTrainer(GRPOTrainer):
             UserError: there are checkpoints and none of them is whole.
         """
         if resume_from_checkpoint is True:
-            folder = Path(self._get_output_dir(None))
-            whole = checkpoints.latest_checkpoint(folder, nested=False)
-            if whole is None and any(folder.glob("checkpoint-*")):
-                raise UserError(
-                    f"no checkpoint in {folder} is a whole one of DoPRTrainer; start afresh in "
-                    "another output_dir, or name a checkpoint in resume_from_checkpoint"
-                )
-            resume_from_checkpoint = True if whole is None else str(whole)
+            resume_from_checkpoint = newest_whole(self)
         return super().train(resume_from_checkpoint, *args, **kwargs)

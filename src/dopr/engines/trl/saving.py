@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerState
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from dopr.engines.metrics_log import StepLog
 from dopr.engines.prompt_pool import moves_since, pool_state
 from dopr.engines.trl import checkpoints
 from dopr.engines.trl.loading import LoadingTrainer
 from dopr.engines.trl.rounds import pack_handle, unpack_handle
+from dopr.engines.trl.whole import save_whole
 from dopr.policy.entropies import EntropyTotals
 
 
@@ -38,35 +39,20 @@ class SavingTrainer(LoadingTrainer):
         return folder
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # Rotation waits until the new checkpoint is known to be whole, or a full disk could leave
-        # none at all; so does the upload, or it would go without our part.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        uploads, self.args.push_to_hub = self.args.push_to_hub, False
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-            self.args.push_to_hub = uploads
-        self._entropy_totals.flush(self.driver.ledger)
-        self.accelerator.wait_for_everyone()
-        if not self.args.should_save:
-            return
-        run_dir = self._get_output_dir(trial=trial)
-        folder = Path(run_dir) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        usual = super()._save_checkpoint
+
+        def save() -> None:
+            usual(model, trial)
+            self._entropy_totals.flush(self.driver.ledger)
+
+        save_whole(self, trial, save, self._save_state)
+
+    def _save_state(self, folder: Path) -> None:
         state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
         state["pool"] = pool_state(self.prompt_names, self.driver.stream)
         if self._window is not None:
             state["window"] = self._window.state_dict()
         checkpoints.save_state(folder, state)
-        checkpoints.write_manifest(folder)
-        if uploads:
-            self._push_from_checkpoint(str(folder))
-        rotate_checkpoints(
-            output_dir=run_dir,
-            save_total_limit=limit,
-            best_model_checkpoint=self.state.best_model_checkpoint,
-            use_mtime=True,
-        )
 
     def restore(self, folder: Path) -> None:
         """Take weights, counts and the strategy's state from a checkpoint, without training on."""
