@@ -69,7 +69,6 @@ def cost_picture(folder: Path, output: Path) -> None:
 STUDIES = (
     Study("**/comparison.json", publish_comparison.texts, publish_comparison.pictures),
     Study("mixed/*/runs.json", mixed_study.texts, mixed_study.pictures),
-    Study("choice/*/runs.json", mixed_study.texts, mixed_study.pictures),
     Study("smollm2/*/runs.json", mixed_study.texts, mixed_study.pictures),
     Study("rivals/*/*/runs.json", rivals_study.texts, rivals_study.pictures, up=3),
     Study("lying/*/*/runs.json", rivals_study.texts, rivals_study.pictures, up=3),

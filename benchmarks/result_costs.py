@@ -42,8 +42,7 @@ class Arena:
 ARENAS = (
     Arena("the demo", "demo"),
     Arena("three kinds in one pool", "mixed/half"),
-    Arena("half pools", "choice/*"),
-    Arena("half pools, newest rivals", "rivals/half/*"),
+    Arena("half pools", "rivals/half/*"),
     Arena("hard pools", "rivals/hard/*"),
     Arena("half pools, former rule", "strategies/half/*"),
     Arena("hard pools, former rule", "strategies/hard/*"),
