@@ -28,6 +28,7 @@ import publish_comparison
 import result_blocks_speed
 import result_blocks_theory
 import result_costs
+import result_delay
 import result_figures
 import rivals_study
 import strategy_study
@@ -35,7 +36,11 @@ from result_blocks import MAKERS
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
-BLOCKS = (result_blocks_speed, result_blocks_theory)  # importing them offers their makers
+BLOCKS = (
+    result_blocks_speed,
+    result_blocks_theory,
+    result_delay,
+)  # importing them offers their makers
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,10 @@ def cost_picture(folder: Path, output: Path) -> None:
     result_costs.draw(result_costs.arenas(), output / "costs.svg")
 
 
+def delay_picture(folder: Path, output: Path) -> None:
+    result_delay.draw(output)
+
+
 STUDIES = (
     Study("**/comparison.json", publish_comparison.texts, publish_comparison.pictures),
     Study("mixed/*/runs.json", mixed_study.texts, mixed_study.pictures),
@@ -74,6 +83,7 @@ STUDIES = (
     Study("lying/*/*/runs.json", rivals_study.texts, rivals_study.pictures, up=3),
     Study("strategies/*/*/curves.json", strategy_study.texts, strategy_study.pictures, up=3),
     Study("few-instances/*/curves.json", few_instances.texts, few_instances.pictures, up=2),
+    Study("delay/*/*/comparison.json", no_texts, delay_picture, up=3),
     Study("demo/curves.json", no_texts, cost_picture, up=2),
 )
 
