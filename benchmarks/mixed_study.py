@@ -129,6 +129,7 @@ def table(summary: dict[str, Any]) -> str:
 
 
 def difference(entry: dict[str, Any]) -> str:
+    """A mean difference and its interval."""
     return f"{entry['mean']:+.3f} ({entry['mean_low']:+.3f} to {entry['mean_high']:+.3f})"
 
 

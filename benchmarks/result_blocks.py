@@ -68,9 +68,9 @@ def costs() -> str:
 def step(config: dict[str, Any], entry: dict[str, Any], name: str) -> str:
     """A strategy's step in words: `4 of 64 x 4, used three times`."""
     settings = config["base"] | config["strategies"][name]
-    prompts = entry["strategy_args"].get("prompts_per_step", 1)
-    candidates = " of 64" if entry["strategy"] == "dopr" else ""
-    size = f"{prompts}{candidates} x {entry['num_generations']}"
+    given = entry["strategy_args"]
+    candidates = f" of {given.get('candidates', 64)}" if entry["strategy"] == "dopr" else ""
+    size = f"{given['prompts_per_step']}{candidates} x {entry['num_generations']}"
     return size + TIMES[settings.get("num_iterations", 1)]
 
 

@@ -1,11 +1,12 @@
-"""`dopr` against every other way of spending rollouts: three costs, families and seeds together.
+"""`dopr` against other strategies: three costs, families and seeds together.
 
     python benchmarks/rivals_study.py runs/studies/rivals/half/ab docs/results/rivals/half/ab
     python benchmarks/rivals_study.py docs/results/rivals
 
 The first keeps one comparison, finished or not (for each pool and family): its config and tuning,
-and of every run that ended the evaluations and how many of its groups carried a signal. The second
-reads all that is kept and writes summary.json, table.md and costs.svg. Nothing is trained.
+and of every run that ended the evaluations and what share of its groups carried a signal. The
+second reads all that is kept and writes summary.json, table.md and costs.svg. Nothing is trained. A
+family where `dopr` or `uniform-tuned` has no run yet is left out.
 
 Costs are those of the first evaluation at or above what `uniform-tuned` ends with (the median of
 its seeds, family by family), then the mean accuracy on the way, then the cost of the target set
@@ -21,14 +22,14 @@ from typing import Any
 
 import numpy as np
 import yaml
+from mixed_study import OURS, cost_of, difference
 from picture import COLOURS, pyplot, save
 from publish_comparison import spread
 
 from dopr.core.statistics import median_with_interval, paired_difference, ratios
 
 COSTS = {"rollouts": "rollouts_total", "tokens": "generated_tokens_total", "seconds": "wall_s"}
-OURS, REFERENCE = "dopr", "uniform-tuned"
-FREE = ("oracle",)  # pays nothing for what it knows: a limit, no competitor
+REFERENCE = "uniform-tuned"
 
 Run = dict[str, Any]
 Runs = dict[str, dict[str, Run]]  # strategy -> seed -> run
@@ -58,7 +59,7 @@ def budgets_of(config: dict[str, Any]) -> dict[str, int]:
 
 
 def keep(folder: Path, kept: Path) -> None:
-    """Copy what the tables need; runs that were not made again stay as they were kept."""
+    """Copy what the tables need; strategies that were not run again stay as they were kept."""
     kept.mkdir(parents=True, exist_ok=True)
     for name in ("config.yaml", "tuning.json"):
         if (folder / name).exists():
@@ -68,11 +69,6 @@ def keep(folder: Path, kept: Path) -> None:
     runs = json.loads(file.read_text()) if file.exists() else {}
     runs |= read_runs(folder, budgets_of(config))
     file.write_text(json.dumps(runs, sort_keys=True) + "\n")
-
-
-def cost_of(run: Run, value: float, field: str) -> float | None:
-    """What a run had paid at its first evaluation with at least this accuracy."""
-    return next((row[field] for row in run["evals"] if row["avg@k"] >= value), None)
 
 
 def area(run: Run) -> float:
@@ -207,7 +203,7 @@ def _against_table(entry: dict[str, Any]) -> list[str]:
             for f in families
         ]
         cells.append(spread(found["target"], ".2f"))
-        cells += [_difference(found[key]) for key in ("area", "final")]
+        cells += [difference(found[key]) for key in ("area", "final")]
         lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
     return lines
 
@@ -227,10 +223,6 @@ def _number(value: float | None) -> str:
     if value is None:
         return "missed"
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
-
-
-def _difference(found: dict[str, Any]) -> str:
-    return f"{found['mean']:+.3f} ({found['mean_low']:+.3f} to {found['mean_high']:+.3f})"
 
 
 def draw(summary: dict[str, Any], output: Path) -> None:
@@ -288,8 +280,10 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def pictures(folder: Path, output: Path) -> None:
-    """Draws the figure of the kept runs into a folder."""
-    draw(summarise(folder), output / "costs.svg")
+    """Draws the figure of the kept runs into a folder, if there is a pool to show."""
+    summary = summarise(folder)
+    if summary:
+        draw(summary, output / "costs.svg")
 
 
 def main() -> None:

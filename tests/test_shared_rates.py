@@ -12,6 +12,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
 from dopr.policy.final_answers import final_answers
 from dopr.strategies import DoPR, Group, Measure, Request
+from dopr.strategies.parts.fading import no_observations, observe
 from dopr.strategies.parts.gaussian_process import median_squared_length
 from dopr.strategies.parts.shared_rates import MEMORIES, STARTS, Forecasts, log_likelihood
 from pools import group
@@ -79,6 +80,28 @@ def test_forecasts_start_from_a_coin_the_pool_and_the_pool_at_first() -> None:
         assert found.beta[rows, 0] == pytest.approx([rollouts * (1 - mean)] * 4)
         assert found.alpha[rows, 1] == pytest.approx([rollouts * mean] * 4)
     assert found.weights.sum(axis=0) == pytest.approx([1.0, 1.0])
+
+
+def test_forecasts_for_unseen_prompts_rest_on_what_prompts_gave_the_first_time() -> None:
+    strategy, ledger = DoPR(), Ledger(6)
+    strategy._keep(6, np.arange(6), np.random.default_rng(0).normal(size=(6, 8)).astype(np.float32))
+    features = strategy._features.astype(np.float64)
+    half, unscored = [1.0, 1.0, 0.0, 0.0], [float("nan")] * 4
+    # The second step has a prompt of the first one again, a new one, and one that was not scored.
+    for groups in ([group(0, half), group(1, half)], [group(1, half), group(2, half)]):
+        groups = [*groups, group(3, unscored)]
+        ids = np.array([g.prompt_id for g in groups])
+        forecasts = strategy.forecast(ids, features[ids], ledger)
+        ledger.observe(groups)
+        strategy.learn(groups, ids, forecasts, ledger)
+        ledger.end_step()
+    expected = no_observations(6)
+    inputs = strategy.forecast(np.arange(6), features, ledger).inputs
+    assert inputs is not None
+    # Half of four right: a sampling variance of 1/4 / 4.
+    observe(expected, inputs[:3], np.full(3, 0.5), np.full(3, 1 / 16 + 1e-6))
+    assert strategy._regressions[1] == pytest.approx(expected)
+    assert strategy._regressions[0] != pytest.approx(expected)  # four groups, the older ones faded
 
 
 def test_forecasts_that_foretell_better_are_believed_more() -> None:

@@ -19,6 +19,18 @@ def test_one_observation_pulls_like_inputs_to_it() -> None:
     assert variance == pytest.approx([0.125, 0.25, 0.36 * 0.125 + 0.64 * 0.25])
 
 
+def test_observations_at_once_are_those_one_after_the_other() -> None:
+    rng = np.random.default_rng(0)
+    inputs, values, noise = rng.normal(size=(5, 3)), rng.random(5), 0.1 + rng.random(5)
+    together, one_by_one = no_observations(3), no_observations(3)
+    observe(together, inputs, values, noise)
+    for i in range(5):
+        observe(one_by_one, inputs[[i]], values[[i]], noise[[i]])
+    assert together == pytest.approx(one_by_one)
+    observe(together, inputs[:0], values[:0], noise[:0])  # of none, nothing
+    assert together == pytest.approx(one_by_one)
+
+
 def test_sums_that_fade_are_noisier_observations() -> None:
     faded, noisier = no_observations(1), no_observations(1)
     observe(faded, np.ones((1, 1)), np.array([0.9]), np.array([0.1]))

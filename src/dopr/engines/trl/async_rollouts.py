@@ -353,7 +353,7 @@ def ask_for_state(folder: Path, target: Path, timeout_s: float = 60.0) -> None:
     Args:
         folder: where it looks for requests.
         target: the folder to write.
-        timeout_s: after which the checkpoint goes without.
+        timeout_s: how long to wait for it.
 
     Raises:
         UserError: it does not answer.

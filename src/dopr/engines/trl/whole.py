@@ -18,7 +18,7 @@ def save_whole(
     Args:
         trainer: a transformers `Trainer`.
         trial: as in its `_save_checkpoint`.
-        save: its own saving, called on every process.
+        save: writes TRL's part, on every process.
         add: writes our part into the checkpoint, on the process that saves.
     """
     args = trainer.args
@@ -51,7 +51,7 @@ def newest_whole(trainer: Any) -> str | bool:
     """What `resume_from_checkpoint=True` stands for: the newest checkpoint that is whole.
 
     Returns:
-        Its folder; True where there are no checkpoints, which transformers has a word for.
+        Its folder; True where there are no checkpoints, so that transformers says so.
 
     Raises:
         UserError: there are checkpoints and none of them is whole.

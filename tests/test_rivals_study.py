@@ -1,0 +1,99 @@
+"""benchmarks/rivals_study.py and lying_likeness.py, on runs made up here."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from dopr.core.ledger import Ledger
+from dopr.core.strategy import Measure
+from dopr.core.stream import PromptStream
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import lying_likeness
+import rivals_study
+
+
+def run(*accuracy: float, informative: float = 0.5) -> dict[str, Any]:
+    """Evaluated every 100 rollouts, 1,000 tokens and 10 seconds."""
+    rows = [
+        {"rollouts_total": 100 * i, "generated_tokens_total": 1000 * i, "wall_s": 10.0 * i}
+        | {"avg@k": value}
+        for i, value in enumerate(accuracy)
+    ]
+    return {"evals": rows, "informative": informative}
+
+
+def keep(folder: Path, runs: dict[str, Any]) -> None:
+    folder.mkdir(parents=True)
+    (folder / "runs.json").write_text(json.dumps(runs))
+    (folder / "config.yaml").write_text(yaml.safe_dump({"target": {"value": 0.8}}))
+
+
+def test_costs_are_those_of_what_uniform_choice_ends_with(tmp_path: Path) -> None:
+    keep(
+        tmp_path / "half" / "ab",
+        {
+            "uniform-tuned": {"0": run(0.1, 0.3, 0.4, 0.6), "1": run(0.1, 0.3, 0.5, 0.5)},
+            "dopr": {"0": run(0.1, 0.6, 0.7, 0.8), "1": run(0.1, 0.4, 0.6, 0.7)},
+            "other": {"1": run(0.1, 0.2, 0.2, 0.3)},
+        },
+    )
+    found = rivals_study.summarise(tmp_path)["half"]
+    assert found["families"]["ab"] == {"matched_final": pytest.approx(0.55), "target": 0.8}
+    ours = found["strategies"]["uniform-tuned"]["dopr_against"]
+    # Seed 0 in 100 of 300 rollouts; seed 1 in 200 of all 300, since the other one ends at 0.5.
+    assert ours["matched_final"]["tokens"]["per_run"] == pytest.approx([1 / 3, 2 / 3])
+    assert ours["matched_final"]["rollouts"]["bounded"] == 1
+    assert ours["target"]["per_run"] == [pytest.approx(1.0), None]  # 0.8 on one seed
+    assert ours["final"]["mean"] == pytest.approx(0.2)
+    other = found["strategies"]["other"]
+    assert (other["runs"], other["arrived"], other["dopr_against"]["pairs"]) == (1, 0, 1)
+    assert rivals_study.in_order(found) == ["dopr", "uniform-tuned", "other"]
+    assert "| `other` | 0/1 | missed | missed | missed | 0.233 |" in rivals_study.table(
+        rivals_study.summarise(tmp_path)
+    )
+
+
+def test_a_family_without_both_sides_is_left_out(tmp_path: Path) -> None:
+    keep(tmp_path / "half" / "ab", {"uniform-tuned": {"0": run(0.1, 0.3)}})
+    assert rivals_study.texts(tmp_path)["table.md"] == ""
+    rivals_study.pictures(tmp_path, tmp_path)
+    assert not list(tmp_path.glob("*.svg"))
+
+
+def test_runs_that_have_not_come_to_their_end_are_not_kept(tmp_path: Path) -> None:
+    for seed, rollouts in (("0", 200), ("1", 100)):
+        folder = tmp_path / "runs" / "dopr" / f"seed-{seed}"
+        folder.mkdir(parents=True)
+        rows = run(0.1, 0.2, 0.3)["evals"][: rollouts // 100 + 1]
+        (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        steps = [{"select/signal_rate": 0.25}, {"loss": 1.0}, {"select/signal_rate": 0.75}]
+        (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
+    found = rivals_study.read_runs(tmp_path, {"dopr": 200})
+    assert list(found["dopr"]) == ["0"] and found["dopr"]["0"]["informative"] == 0.5
+
+
+@pytest.mark.parametrize("kind", [lying_likeness.ShuffledDoPR, lying_likeness.SameDoPR])
+def test_who_is_lied_to_reads_other_prompts_and_rolls_out_its_own(kind: Any) -> None:
+    strategy = kind()
+    strategy.can_measure = frozenset({"embedding"})
+    prompts, ledger = PromptStream(200), Ledger(200)
+    plan = strategy.step(prompts, ledger)
+    asked = next(plan)
+    assert isinstance(asked, Measure)
+    if kind is lying_likeness.SameDoPR:
+        assert set(asked.prompt_ids) == {0}
+    else:
+        assert len(set(asked.prompt_ids)) == len(asked.prompt_ids)
+    vectors = np.random.default_rng(0).normal(size=(len(asked.prompt_ids), 8))
+    requests = plan.send(vectors)
+    chosen = {request.prompt_id for request in requests}
+    read = np.flatnonzero(~np.isnan(strategy._features[:, 0]))
+    assert chosen <= set(read.tolist())
+    assert set(read.tolist()) != set(asked.prompt_ids)
