@@ -21,6 +21,13 @@ DELAYS = (0, 1, 2, 4, 8, 16)
 Costs = dict[str, tuple[list[float | None], list[float]]]
 
 
+def pools() -> list[str]:
+    """Those that a study was kept of."""
+    return sorted(
+        {file.parents[1].name for file in (RESULTS / "delay").glob("*/*/comparison.json")}
+    )
+
+
 def read(pool: str) -> dict[str, Costs]:
     """Family -> strategy -> rollouts to the target (None: missed) and in all, by seed."""
     found: dict[str, Costs] = {}
@@ -83,11 +90,10 @@ def draw(output: Path) -> None:
     import matplotlib.pyplot as plt
 
     plt.rcParams["svg.hashsalt"] = "dopr"  # the same figure, the same file
-    pools = sorted({path.parent.name for path in (RESULTS / "delay").glob("*/*/")})
     figure, panels = plt.subplots(
-        1, len(pools), figsize=(4.2 * len(pools), 3.4), sharey=True, squeeze=False
+        1, len(pools()), figsize=(4.2 * len(pools()), 3.4), sharey=True, squeeze=False
     )
-    for axes, pool in zip(panels[0], pools, strict=True):
+    for axes, pool in zip(panels[0], pools(), strict=True):
         for number, (name, by_k) in enumerate(savings(pool).items()):
             known = {k: s for k, s in by_k.items() if s["median"] is not None}
             places = np.array([DELAYS.index(k) for k in known]) + 0.06 * number

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import result_costs
+import result_delay
 
 # Changes of `dopr` that hardly matter on the half pool.
 PLATEAU = (
@@ -51,6 +52,18 @@ def mixed(results: Path) -> Any:
             "missed": ratios.count(None),
         }
     return found
+
+
+@derived
+def delay(results: Path) -> Any:
+    """Pool -> strategy -> delay -> its rollouts over those of uniform choice."""
+    return {
+        pool: {
+            name: {str(k): entry for k, entry in by_delay.items()}
+            for name, by_delay in result_delay.savings(pool).items()
+        }
+        for pool in result_delay.pools()
+    }
 
 
 @derived
