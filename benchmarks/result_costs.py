@@ -31,12 +31,10 @@ class Arena:
     Args:
         name: in table and figure.
         folders: pattern below docs/results; an arena without a folder is left out.
-        note: an addition to the name in the table, such as a caution.
     """
 
     name: str
     folders: str
-    note: str = ""
 
 
 ARENAS = (
@@ -110,7 +108,7 @@ def arenas() -> dict[str, dict[str, Any]]:
         for reference in REFERENCES:
             entry = pooled(folders, reference) if folders else None
             if entry is not None:
-                found.setdefault(arena.name, {})[reference] = entry | {"note": arena.note}
+                found.setdefault(arena.name, {})[reference] = entry
     return found
 
 
@@ -122,10 +120,9 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     ]
     for name, references in found.items():
         for reference, entry in references.items():
-            note = f"; {entry['note']}" if entry["note"] else ""
             cells = [spread(entry[cost], ".2f", missed="`dopr` missed") for cost in COSTS]
             final = spread(entry["final_difference"], "+.3f")
-            label = f"{name} ({entry['pairs']}{note})"
+            label = f"{name} ({entry['pairs']})"
             lines.append(f"| {label} | `{reference}` | {' | '.join(cells)} | {final} |")
     return "\n".join(lines) + "\n"
 

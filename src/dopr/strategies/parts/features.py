@@ -17,7 +17,7 @@ from dopr.strategies.parts.prediction import SMALLEST_STD
 Array = NDArray[np.float64]
 
 FEATURES = 16  # numbers kept of a prompt, two bytes each
-LANDMARKS = 32  # of the first prompts read; twice as many predict success no better
+LANDMARKS = 32  # of the first prompts read, which likeness is measured to
 LAYERS = 1  # of the policy that a prompt is read by: what is alike shows in the first
 
 
