@@ -16,14 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matched import COSTS, OURS, Run, Runs, cost_ratios, final, finished, lines, matched_final
+from matched import (
+    COSTS,
+    OURS,
+    REFERENCE,
+    Run,
+    Runs,
+    cost_ratios,
+    final,
+    finished,
+    lines,
+    matched_final,
+)
 from picture import COLOURS, pyplot, save
 from publish_comparison import spread
 
 from dopr.core.statistics import median_with_interval, paired_difference
 
 PARTS = {"a quarter": 0.25, "half": 0.5, "the end": 1.0}
+PLANNED = ("rollouts", "tokens")  # seconds are told of runs of one length
 BINS = 16
+HALF = "-half"  # the name of a strategy that was planned for half of the budget ends so
 
 
 def read_runs(folder: Path) -> Runs:
@@ -84,8 +97,37 @@ def summarise(runs: Runs) -> dict[str, Any]:
             for name, by_seed in runs.items()
         },
         "seeds": len(runs[OURS]),
-        "against": {name: against(runs, name) for name in runs if name != OURS},
+        "against": {name: against(runs, name) for name in whole(runs) if name != OURS},
+        "planned for half": {name: planned(runs, name) for name in runs if name.endswith(HALF)},
     }
+
+
+def whole(runs: Runs) -> list[str]:
+    """Strategies that were run with the whole budget."""
+    return [name for name in runs if not name.endswith(HALF)]
+
+
+def planned(runs: Runs, name: str) -> dict[str, Any]:
+    """The end of a run that was planned shorter, against the end of the reference's whole runs.
+
+    Nothing depends on which evaluation happens to be the first above a value.
+    """
+    seeds = sorted(set(runs[name]) & set(runs[REFERENCE]), key=int)
+    ends = [(runs[name][s]["evals"][-1], runs[REFERENCE][s]["evals"][-1]) for s in seeds]
+    shares = {
+        cost: median_with_interval([own[field] / other[field] for own, other in ends])
+        for cost, field in COSTS.items()
+        if cost in PLANNED
+    }
+    kinds = {
+        kind: paired_difference(
+            [own["kinds"][kind] for own, _ in ends], [other["kinds"][kind] for _, other in ends]
+        )
+        for kind in ends[0][0]["kinds"]
+    }
+    every = paired_difference([own["avg@k"] for own, _ in ends], [o["avg@k"] for _, o in ends])
+    mean = float(np.mean([own["avg@k"] for own, _ in ends]))
+    return shares | {"final": mean, "kinds": kinds | {"all": every}}
 
 
 def kind_of(name: str) -> str:
@@ -134,6 +176,7 @@ def shares(by_seed: dict[str, Any], sources: Sequence[str], edges: np.ndarray) -
 
 def draw(runs: Runs, output: Path) -> None:
     """What part of the choice went to each kind: a panel a strategy, the mean over seeds."""
+    runs = {name: runs[name] for name in whole(runs)}
     sources = sorted({s for r in runs[OURS].values() for _, chosen in r["sources"] for s in chosen})
     end = max(run["sources"][-1][0] for by in runs.values() for run in by.values())
     edges = np.linspace(0, end, BINS + 1)
