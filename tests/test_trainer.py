@@ -216,6 +216,24 @@ def test_the_loss_is_given_the_advantages_of_the_estimator(
     assert not torch.equal(before, parameters(trainer))
 
 
+@pytest.mark.parametrize("estimator", ["forecast", "group"])
+def test_groups_that_all_went_one_way_teach_where_something_else_was_expected(
+    tmp_path: Path, estimator: str
+) -> None:
+    def right(completions: list[str], **columns: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    options = {} if estimator == "forecast" else {"advantage_estimator": estimator}
+    trainer = make_trainer(tmp_path, None, right, **options, max_steps=1)
+    recorder, before = Recorder(trainer), parameters(trainer)
+    trainer.train()
+    given = np.array([float(row["advantages"].flatten()[0]) for _, row in recorder.rows()])
+    # A coin was expected, and four of four are right: Beta(1 + 4, 1). A coin's deviation is 1/2.
+    wanted = 1 - 5 / 6 if estimator == "forecast" else 0.0
+    assert given == pytest.approx(wanted / (0.5 + 1e-4), rel=0.05)
+    assert torch.equal(before, parameters(trainer)) == (estimator == "group")
+
+
 def test_plain_grpo_config_gives_dopr_with_defaults(tmp_path: Path) -> None:
     trainer = DoPRTrainer(
         model=make_model(),
