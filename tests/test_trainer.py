@@ -1,5 +1,6 @@
 """DoPRTrainer on a real tiny model: groups of any size, any number of rounds, any micro-batches."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ def test_run_without_any_reward_variance_ends_and_is_counted(tmp_path: Path) -> 
     def always_right(completions: list[str], **columns: Any) -> list[float]:
         return [1.0] * len(completions)
 
-    trainer = make_trainer(tmp_path, None, always_right, empty_update="skip")
+    options = {"empty_update": "skip", "advantage_estimator": "group"}
+    trainer = make_trainer(tmp_path, None, always_right, **options)
     before = parameters(trainer)
     trainer.train()
     assert trainer.driver.spent.empty_steps == 4
@@ -228,9 +230,13 @@ def test_groups_that_all_went_one_way_teach_where_something_else_was_expected(
     recorder, before = Recorder(trainer), parameters(trainer)
     trainer.train()
     given = np.array([float(row["advantages"].flatten()[0]) for _, row in recorder.rows()])
-    # A coin was expected, and four of four are right: Beta(1 + 4, 1). A coin's deviation is 1/2.
-    wanted = 1 - 5 / 6 if estimator == "forecast" else 0.0
-    assert given == pytest.approx(wanted / (0.5 + 1e-4), rel=0.05)
+    # Four forecasts of twenty start from a coin, Beta(1, 1), the others from Beta(a, a), whose
+    # spread is 0.35; then four of four are right. A coin's deviation is 1/2.
+    a = (0.25 / 0.35**2 - 1) / 2
+    coin, other = 4 * 1 / 5, 16 * math.prod((a + n) / (2 * a + n) for n in range(4))
+    expected = (coin * 5 / 6 + other * (a + 4) / (2 * a + 4)) / (coin + other)
+    wanted = (1 - expected) / (0.5 + 1e-4) if estimator == "forecast" else 0.0
+    assert given == pytest.approx(wanted, rel=1e-4)
     assert torch.equal(before, parameters(trainer)) == (estimator == "group")
 
 
