@@ -37,7 +37,7 @@ def odd(completions, **columns):
 def words(completions, **columns):
     return ["good" for _ in completions]
 
-def nothing(completions, **columns):
+def gives_nothing(completions, **columns):
     pass
 
 def mapping(completions, **columns):
@@ -138,7 +138,7 @@ def test_a_hanging_reward_costs_its_limit_and_three_in_a_row_stop_the_run(spec):
         ("broken", r"ZeroDivisionError: division by zero \(mine.py:19\)"),
         ("short", "returned 1 numbers for 3 completions"),
         ("words", "returned a str where a number"),
-        ("nothing", "returned a NoneType where a list of numbers belongs"),
+        ("gives_nothing", "returned a NoneType where a list of numbers belongs"),
         ("mapping", "returned a dict where a list of numbers belongs"),
         ("one_text", "returned a str where a list of numbers belongs"),
         ("one_number", "returned a float where a list of numbers belongs"),

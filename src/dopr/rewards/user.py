@@ -193,7 +193,9 @@ def load_reward(
     Raises:
         UserError: unknown name or option; missing file or name; not callable.
     """
-    if is_file_spec(name):
+    if is_file_spec(name) or name.rstrip(":").endswith(
+        ".py"
+    ):  # the latter is refused with the form
         if isolate:
             return IsolatedReward(name, timeout_s)
         function: RewardFunction = load_object(name, "reward")
