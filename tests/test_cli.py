@@ -46,7 +46,7 @@ def base(tmp_path: Path, tiny_model_dir: Path) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "said"),
     [
         (["trian"], "unknown command 'trian'; did you mean 'train'?"),
         (["replay", "x.json", "--strategy", "dopr"], "did you mean '--strategies'?"),
@@ -56,9 +56,9 @@ def base(tmp_path: Path, tiny_model_dir: Path) -> Any:
     ],
 )
 def test_words_that_no_command_knows_get_one_line(
-    capsys: pytest.CaptureFixture, words: list[str], said: str
+    capsys: pytest.CaptureFixture, argv: list[str], said: str
 ) -> None:
-    assert main(words) == 2
+    assert cli.main(argv) == 2
     assert said in refused(capsys)
 
 

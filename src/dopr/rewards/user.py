@@ -193,9 +193,8 @@ def load_reward(
     Raises:
         UserError: unknown name or option; missing file or name; not callable.
     """
-    if is_file_spec(name) or name.rstrip(":").endswith(
-        ".py"
-    ):  # the latter is refused with the form
+    # A file without a name is refused there with the form.
+    if is_file_spec(name) or name.rstrip(":").endswith(".py"):
         if isolate:
             return IsolatedReward(name, timeout_s)
         function: RewardFunction = load_object(name, "reward")
