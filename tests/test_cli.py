@@ -62,6 +62,33 @@ def test_words_that_no_command_knows_get_one_line(
     assert said in refused(capsys)
 
 
+@pytest.mark.parametrize(
+    ("command", "shorter"),
+    [("train", ["--max_rollouts", "16"]), ("eval", ["--limit", "2", "--k", "1"])],
+)
+def test_the_example_of_a_commands_help_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    command: str,
+    shorter: list[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    _, _, example = " ".join(capsys.readouterr().out.split()).partition("Example: dopr ")
+    monkeypatch.chdir(tmp_path)
+    argv = [word for word in example.split() if word != "runs/train/model"]
+    assert cli.main([*argv, *shorter]) == 0
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_output_is_no_fault(name: str) -> None:
+    closing = {"stdout": ">&-", "stderr": "2>&-"}[name]
+    command = f"{sys.executable} -m dopr strategies --json {closing}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
 def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; from dopr import cli\n"

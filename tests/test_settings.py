@@ -242,6 +242,23 @@ def test_the_method_is_checked_alike_by_command_and_trainer(
     assert said in str(caught.value) and said in refused({name: value})
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rollout_budget": "100"}, "rollout_budget is '100'; it must be a number"),
+        ({"rollout_budget": float("nan")}, "rollout_budget is nan"),
+        ({"ledger_discount": "0.5"}, "ledger_discount is '0.5'"),
+        ({"ibro_coefficient": float("nan")}, "ibro_coefficient is nan"),
+    ],
+)
+def test_a_script_gets_a_sentence_for_values_of_the_wrong_kind(
+    tmp_path: Path, given: dict, said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        DoPRConfig(str(tmp_path), bf16=False, **given)
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_preset_is_no_departure_from_itself_and_survives_yaml(name: str) -> None:
     settings = build(TrainSettings, GOOD | {"objective": name})

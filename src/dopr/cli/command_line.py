@@ -36,6 +36,9 @@ _COMMANDS = (train, compare, evaluate, replay, plan, report, tasks, strategies, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         arguments, overrides = _parse(list(sys.argv[1:] if argv is None else argv))
         _quiet_libraries()

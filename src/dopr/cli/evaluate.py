@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _EPILOG = (
     "Several models are put side by side in one table. Example: dopr eval tiny-reasoner "
-    "runs/train/model --dataset gym:chain_sum?size=200 --k 4 --save answers.jsonl"
+    "runs/train/model --dataset gym:chain_sum?size=200 --k 4 --max-completion-length 64 "
+    "--save answers.jsonl"
 )
 _SUFFIXES = (".jsonl", ".parquet")
 _OVERLONG = ("drop", "error", "truncate")

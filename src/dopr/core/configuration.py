@@ -6,6 +6,7 @@
 import dataclasses
 import functools
 import math
+import numbers
 import re
 import types
 import typing
@@ -74,6 +75,8 @@ def _within(
 ) -> None:
     for name in names:
         value = getattr(settings, name)
+        if value is not None and not isinstance(value, numbers.Real):
+            raise UserError(f"{where}{name} is {value!r}; it must be a number")
         if value is not None and not (math.isfinite(value) and fits(value)):
             raise UserError(f"{where}{name} is {value}; it must {said}")
 
