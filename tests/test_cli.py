@@ -73,6 +73,7 @@ def test_the_example_of_a_commands_help_runs(
     command: str,
     shorter: list[str],
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # or words are broken at their hyphens
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
     _, _, example = " ".join(capsys.readouterr().out.split()).partition("Example: dopr ")

@@ -64,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _complain(str(error), 1)
     except KeyboardInterrupt:
-        return _complain("stopped at once; the last checkpoint stands", 130)
+        keeps = {"train", "compare"} & set(sys.argv[1:2] if argv is None else argv[:1])
+        return _complain(f"stopped at once{'; the last checkpoint stands' if keeps else ''}", 130)
 
 
 def _complain(text: str, status: int) -> int:

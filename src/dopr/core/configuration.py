@@ -251,7 +251,7 @@ def to_yaml(mapping: Mapping[str, Any]) -> str:
     """Plain values as YAML, in the order given."""
     import yaml
 
-    form = {"sort_keys": False, "allow_unicode": True, "width": 100}
+    form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 100}
     return str(yaml.dump(_copy(mapping), Dumper=_dialect()[1], **form))
 
 
