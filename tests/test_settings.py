@@ -231,6 +231,7 @@ def test_what_goes_to_trl_as_it_is_has_its_name_there() -> None:
         ("objective", "minrl", "did you mean 'minirl'?"),
         ("ledger_discount", 0.0, "ledger_discount is 0.0"),
         ("feedback_delay", -1, "feedback_delay"),
+        ("feedback_delay", 10**20, "it must be at most 4096"),
         ("ibro_coefficient", -1.0, "must be at least 0"),
     ],
 )

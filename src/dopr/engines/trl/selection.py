@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dopr.core.advantages import ESTIMATORS
-from dopr.core.configuration import at_least, check_choices
-from dopr.core.driver import MAX_ROUNDS
+from dopr.core.configuration import at_least, at_most, check_choices
+from dopr.core.driver import MAX_DELAY, MAX_ROUNDS
 from dopr.core.ledger import check_discount
 from dopr.engines.trl.objectives import IBRO_SCHEDULES, OBJECTIVES
 
@@ -100,6 +100,7 @@ def check_method(settings: MethodSettings) -> None:
     check_choices(settings, MethodSettings)
     check_discount(settings.ledger_discount)
     at_least(settings, 0, "feedback_delay", "ibro_coefficient")
+    at_most(settings, MAX_DELAY, "feedback_delay")
 
 
 @dataclass
