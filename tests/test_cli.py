@@ -45,6 +45,51 @@ def base(tmp_path: Path, tiny_model_dir: Path) -> Any:
     return make
 
 
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["replay", "x.json", "--strategy", "dopr"], "did you mean '--strategies'?"),
+        (["replay", "x.json", "--seeds", "1e1"], "invalid int value: '1e1'; see `dopr replay"),
+        (["replay"], "HISTORY; see `dopr replay --help`"),
+        (["compare"], "--config; see `dopr compare --help`"),
+    ],
+)
+def test_words_that_no_command_knows_get_one_line(
+    capsys: pytest.CaptureFixture, argv: list[str], said: str
+) -> None:
+    assert cli.main(argv) == 2
+    assert said in refused(capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "shorter"),
+    [("train", ["--max_rollouts", "16"]), ("eval", ["--limit", "2", "--k", "1"])],
+)
+def test_the_example_of_a_commands_help_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    command: str,
+    shorter: list[str],
+) -> None:
+    monkeypatch.setenv("COLUMNS", "1000")  # or words are broken at their hyphens
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    _, _, example = " ".join(capsys.readouterr().out.split()).partition("Example: dopr ")
+    monkeypatch.chdir(tmp_path)
+    argv = [word for word in example.split() if word != "runs/train/model"]
+    assert cli.main([*argv, *shorter]) == 0
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_output_is_no_fault(name: str) -> None:
+    closing = {"stdout": ">&-", "stderr": "2>&-"}[name]
+    command = f"{sys.executable} -m dopr strategies --json {closing}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
 def test_help_names_every_command_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; from dopr import cli\n"
@@ -156,6 +201,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"reward_weights": "[1, 2]"}, "2 numbers for 1 rewards"),
     ({"lora.rr": 3}, "LoRA setting"),
     ({"loss_type": "nonsense"}, "nonsense"),
+    ({"report_to": "wandb"}, "pip install wandb"),
+    ({"reward": "mine.py"}, "not of the form path/to/file.py:name"),
+    ({"dataset": "mine.py"}, "not of the form path/to/file.py:name"),
 ]
 
 
@@ -217,7 +265,7 @@ def test_rewards_that_teach_nothing_finish_with_a_warning(
     ("body", "said"),
     [
         ("    raise ValueError('my own fault')", "my own fault"),
-        ("    return [1.0]", "returned 1 rewards for 4 completions"),
+        ("    return [1.0]", "returned 1 numbers for 4 completions"),
         ("    return 1.0", "mine"),
         ("    return ['high'] * len(completions)", "where a number or None belongs"),
     ],
@@ -227,6 +275,17 @@ def test_rewards_that_misbehave(
 ) -> None:
     assert train(*base(reward=reward_file(tmp_path, body))) == 2
     assert said in refused(capsys)
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_run_that_diverges_says_so_and_leaves_no_model(
+    base: Any, tmp_path: Path, capsys: pytest.CaptureFixture, steps: int
+) -> None:
+    # Within the run sampling meets the weights, at its end nothing does.
+    reward = reward_file(tmp_path, "    return [float(i % 2) for i in range(len(completions))]")
+    assert train(*base(reward=reward, learning_rate=1e39, steps=steps)) == 2
+    assert "not finite after step 1: training has diverged; lower" in refused(capsys)
+    assert not (tmp_path / "run/model").exists() and not (tmp_path / "run/done.json").exists()
 
 
 def test_a_reward_that_hangs_is_stopped(

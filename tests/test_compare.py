@@ -95,6 +95,8 @@ STRATEGY_MISTAKES: list[tuple[dict[str, Any], str]] = [
         "equal",
     ),
     ({"strategies": {"a": {"learning_rates": [1, 2]}}, "tuning": {"seeds": [1]}}, "overlap"),
+    ({"seeds": [0, 1, 0]}, "seeds holds a seed twice"),
+    ({"seeds": [0, -1]}, r"seeds\[1\] is -1"),
     ({"strategies": {"a": {"tries": [3]}}}, "list of mappings"),
     ({"strategies": {"a": {"tries": [{}, {}], "learning_rates": [1, 2]}}}, "keep one"),
     ({"strategies": {"a": {"tries": [{"stepps": 1}, {}]}}}, "did you mean 'strategies.a.steps'"),

@@ -122,7 +122,7 @@ def test_a_model_is_read_in_the_precision_asked_for(
         (["--overlong-prompts", "drip"], "did you mean 'drop'"),
         (["--chat-template-kwargs", "no"], "is no mapping"),
         (["--columns", "{prompt: questoin}"], "did you mean 'question'"),
-        (["--limit", "0"], "--limit must be at least 1"),
+        (["--limit", "0"], "limit is 0; it must be at least 1"),
     ],
 )
 def test_mistakes_get_one_sentence(

@@ -29,6 +29,12 @@ def test_gaps_and_short_histories_are_filled_and_said(tmp_path: Path) -> None:
     json.dumps(facts, allow_nan=False)
 
 
+def test_a_history_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "history.json"
+    file.write_text('{"a": [0.5, 1.0]}', encoding="utf-8-sig")
+    assert read_histories([file]).names == ("a",)
+
+
 def test_several_files_are_one_pool(tmp_path: Path) -> None:
     one, two = write(tmp_path / "1.json", {"a": [0.5]}), write(tmp_path / "2.json", {"b": [0.3]})
     assert read_histories([one, two]).names == ("a", "b")

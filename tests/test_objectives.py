@@ -72,7 +72,7 @@ def test_what_is_set_beside_the_name_wins_and_is_named() -> None:
         ({"objective": "minrl"}, "did you mean 'minirl'?"),
         ({"objective": "cispo", "loss_type": "dapo"}, "in another sense"),
         ({"objective": "dapo", "loss_type": "cispo"}, "in another sense"),
-        ({"objective": "ibro", "ibro_coefficient": -1.0}, "must not be negative"),
+        ({"objective": "ibro", "ibro_coefficient": -1.0}, "must be at least 0"),
         ({"ibro_schedule": "linaer"}, "did you mean 'linear'?"),
         (
             {"objective": "ibro", "ibro_schedule": "linear", "steps": None, "max_tokens": 9},

@@ -32,10 +32,22 @@ def short(completions, **columns):
     return [1.0]
 
 def odd(completions, **columns):
-    return [float("nan"), float("inf"), 1.0]
+    return [float("nan"), float("inf"), 1.0, -1e300]
 
 def words(completions, **columns):
     return ["good" for _ in completions]
+
+def gives_nothing(completions, **columns):
+    pass
+
+def mapping(completions, **columns):
+    return {i: 1.0 for i in range(len(completions))}
+
+def one_text(completions, **columns):
+    return "1.0"
+
+def one_number(completions, **columns):
+    return 1.0
 
 async def later(completions, **columns):
     return [2.0] * len(completions)
@@ -124,8 +136,12 @@ def test_a_hanging_reward_costs_its_limit_and_three_in_a_row_stop_the_run(spec):
     ("name", "message"),
     [
         ("broken", r"ZeroDivisionError: division by zero \(mine.py:19\)"),
-        ("short", "returned 1 rewards for 3 completions"),
+        ("short", "returned 1 numbers for 3 completions"),
         ("words", "returned a str where a number"),
+        ("gives_nothing", "returned a NoneType where a list of numbers belongs"),
+        ("mapping", "returned a dict where a list of numbers belongs"),
+        ("one_text", "returned a str where a list of numbers belongs"),
+        ("one_number", "returned a float where a list of numbers belongs"),
     ],
 )
 def test_a_mistake_in_a_users_reward_is_told_in_one_sentence(spec, name, message):
@@ -135,10 +151,10 @@ def test_a_mistake_in_a_users_reward_is_told_in_one_sentence(spec, name, message
 
 def test_what_is_not_finite_becomes_none_and_is_counted(spec):
     before = checker_stats()["not_finite"]
-    rewards = call(load_reward(spec("odd")), ["a", "b", "c"])
-    assert rewards == [None, None, 1.0]
+    rewards = call(load_reward(spec("odd")), ["a", "b", "c", "d"])
+    assert rewards == [None, None, 1.0, None]
     assert not any(reward is not None and math.isnan(reward) for reward in rewards)
-    assert checker_stats()["not_finite"] == before + 2
+    assert checker_stats()["not_finite"] == before + 3
 
 
 def test_a_reward_whose_process_dies_leaves_its_batch_unscored(spec):

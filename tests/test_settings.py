@@ -4,7 +4,6 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dopr import DoPRConfig
 from dopr.core.configuration import (
@@ -12,13 +11,16 @@ from dopr.core.configuration import (
     build,
     load_yaml,
     merge,
+    parse_named_options,
     parse_overrides,
+    read_yaml,
     to_mapping,
     to_yaml,
 )
 from dopr.core.errors import UserError
 from dopr.engines.trl.objectives import OBJECTIVES
 from dopr.engines.trl.selection import MethodSettings, Selection
+from dopr.policy.models import lora_config
 from dopr.runs.settings import EvalSettings, TrainSettings
 from dopr.runs.train import trainer_arguments
 
@@ -44,7 +46,8 @@ def test_values_are_read_as_annotated() -> None:
 
 def test_settings_survive_yaml() -> None:
     settings = build(TrainSettings, GOOD | {"strategy_args": {"candidates": 8}, "lora": {"r": 4}})
-    again = build(TrainSettings, yaml.safe_load(to_yaml(to_mapping(settings))))
+    settings.output_dir, settings.system_prompt = "1e5", "2026-11-26"
+    again = build(TrainSettings, read_yaml(to_yaml(to_mapping(settings))))
     assert again == settings
 
 
@@ -66,7 +69,20 @@ def test_settings_survive_yaml() -> None:
         ({"steps": 0}, "steps is 0; it must be at least 1"),
         ({"dataset": None}, "no dataset is given"),
         ({"num_generations": 1}, "num_generations is 1; it must be at least 2"),
-        ({"eval": {"k": 0}}, "k is 0"),
+        ({"eval": {"k": 0}}, "eval.k is 0"),
+        ({"eval": {"seed": -1}}, "eval.seed is -1"),
+        ({"eval": {"top_p": 2}}, "eval.top_p is 2.0; it must be at most 1"),
+        ({"seed": 2**32}, "seed is 4294967296; it must lie between 0 and 4294967295"),
+        ({"threads": 100_000}, "threads is 100000; it must be at most 1024"),
+        ({"top_p": 0}, "top_p is 0.0; it must be above 0"),
+        ({"beta": -1}, "beta is -1.0; it must be at least 0"),
+        ({"reward_timeout_s": 0}, "reward_timeout_s is 0.0; it must be above 0"),
+        ({"learning_rate": float("nan")}, "`learning_rate` must be a number, not nan"),
+        ({"max_seconds": float("inf")}, "`max_seconds` must be a number, not inf"),
+        ({"reward_weights": [1, float("nan")]}, "`reward_weights[1]` must be a number, not nan"),
+        ({"trl": {"epsilon": "wide"}}, "`trl.epsilon` must be a number, not 'wide'"),
+        ({"trl": {"epsilon": float("nan")}}, "`trl.epsilon` must be a number, not nan"),
+        ({"trl": {"mask_truncated_completions": 1}}, "must be true or false"),
         ({"overlong_prompts": "dorp"}, "did you mean 'drop'?"),
         ({"trl": {"max_grad_nrm": 1}}, "did you mean 'trl.max_grad_norm'?"),
         ({"trl": {"max_steps": 1}}, "use `steps`"),
@@ -91,6 +107,49 @@ def test_overrides_are_dotted_and_read_as_yaml() -> None:
     base = {"eval": {"k": 1, "top_p": 0.5}}
     assert apply_overrides(base, overrides)["eval"] == {"k": 2, "top_p": 0.5}
     assert base == {"eval": {"k": 1, "top_p": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("-3E5", -3e5),
+        (".5e+2", 50.0),
+        ("{r: 4, lora_dropout: 5e-2}", {"r": 4, "lora_dropout": 5e-2}),
+        ("e5", "e5"),
+        ("2026-11-26", "2026-11-26"),
+        ("Use # for sums", "Use # for sums"),
+        ("first line\n second line", "first line\n second line"),
+        ("'a # b'", "a # b"),
+        ("gym:chain_sum?size=4", "gym:chain_sum?size=4"),
+        ("yes: no", "yes: no"),
+        ("[" * 2000, "[" * 2000),
+    ],
+)
+def test_numbers_are_numbers_and_text_stays_as_it_is_written(text: str, value: object) -> None:
+    assert parse_overrides(["--name", text]) == {"name": value}
+    assert parse_named_options([f"dopr.x={text}"]) == {"dopr": {"x": value}}
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_hold_numbers_as_1e_4(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_bytes(b"\xef\xbb\xbftrl: {epsilon: 1e-4}\noutput_dir: 2026-11-26\n")
+    assert load_yaml(file) == {"trl": {"epsilon": 1e-4}, "output_dir": "2026-11-26"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"r": "many"}, "`lora.r` must be a whole number, not 'many'"),
+        ({"lora_dropout": "half"}, "`lora.lora_dropout` must be a number"),
+        ({"rr": 4}, "did you mean 'lora.r'?"),
+    ],
+)
+def test_lora_settings_are_refused_by_name(options: dict, said: str) -> None:
+    pytest.importorskip("peft")
+    with pytest.raises(UserError) as caught:
+        lora_config(options)
+    assert said in str(caught.value)
 
 
 @pytest.mark.parametrize("words", [["--steps"], ["steps", "3"], ["--"]])
@@ -122,7 +181,7 @@ def test_merge_goes_into_mappings() -> None:
 
 
 def test_every_setting_is_printed() -> None:
-    printed = yaml.safe_load(to_yaml(to_mapping(build(TrainSettings, GOOD))))
+    printed = read_yaml(to_yaml(to_mapping(build(TrainSettings, GOOD))))
     assert list(printed) == [field.name for field in fields(TrainSettings)]
     assert list(printed["eval"]) == [field.name for field in fields(EvalSettings)]
 
@@ -172,7 +231,8 @@ def test_what_goes_to_trl_as_it_is_has_its_name_there() -> None:
         ("objective", "minrl", "did you mean 'minirl'?"),
         ("ledger_discount", 0.0, "ledger_discount is 0.0"),
         ("feedback_delay", -1, "feedback_delay"),
-        ("ibro_coefficient", -1.0, "must not be negative"),
+        ("feedback_delay", 10**20, "it must be at most 4096"),
+        ("ibro_coefficient", -1.0, "must be at least 0"),
     ],
 )
 def test_the_method_is_checked_alike_by_command_and_trainer(
@@ -183,12 +243,29 @@ def test_the_method_is_checked_alike_by_command_and_trainer(
     assert said in str(caught.value) and said in refused({name: value})
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rollout_budget": "100"}, "rollout_budget is '100'; it must be a number"),
+        ({"rollout_budget": float("nan")}, "rollout_budget is nan"),
+        ({"ledger_discount": "0.5"}, "ledger_discount is '0.5'"),
+        ({"ibro_coefficient": float("nan")}, "ibro_coefficient is nan"),
+    ],
+)
+def test_a_script_gets_a_sentence_for_values_of_the_wrong_kind(
+    tmp_path: Path, given: dict, said: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        DoPRConfig(str(tmp_path), bf16=False, **given)
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_preset_is_no_departure_from_itself_and_survives_yaml(name: str) -> None:
     settings = build(TrainSettings, GOOD | {"objective": name})
     settings.check()
     assert settings.objective_departures == []
-    assert build(TrainSettings, yaml.safe_load(to_yaml(to_mapping(settings)))) == settings
+    assert build(TrainSettings, read_yaml(to_yaml(to_mapping(settings)))) == settings
 
 
 def test_stop_strings_are_refused_where_trl_cannot_heed_them() -> None:

@@ -272,3 +272,55 @@ def test_pools_of_the_tiny_model_have_short_names() -> None:
     assert rows["prompt"] == load_task(POOLS["ab"]["hard"])["prompt"]
     with pytest.raises(UserError, match="did you mean 'tiny:ab/hard'"):
         load_task("tiny:ab/hardd")
+
+
+FUNCTIONS = """
+def fails():
+    raise ValueError("my own fault")
+
+def fails_late():
+    yield {"prompt": "1+1=", "answer": "2"}
+    raise ValueError("my own fault")
+
+def wants(more):
+    return []
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fails", r"raised ValueError: my own fault \(own.py:3\)"),
+        ("fails_late", r"raised ValueError: my own fault \(own.py:7\)"),
+        ("wants", "raised TypeError: .*missing 1 required"),
+    ],
+)
+def test_a_fault_in_a_users_own_task_is_told_in_one_sentence(tmp_path, name, said):
+    (tmp_path / "own.py").write_text(FUNCTIONS)
+    with pytest.raises(UserError, match=said):
+        load_task(f"{tmp_path / 'own.py'}:{name}")
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "json"])
+def test_a_file_may_begin_with_a_byte_order_mark(tmp_path, ending):
+    row = '{"prompt": "1+1=", "answer": "2"}'
+    file = tmp_path / f"rows.{ending}"
+    file.write_text(row if ending == "jsonl" else f"[{row}]", encoding="utf-8-sig")
+    assert load_task(str(file))["prompt"] == ["1+1="]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"prompt": "1 \\ud800 1", "answer": "2"}', "half of a character"),
+        ('{"prompt": "1+1", "answer": "2", "note": "\\ud800"}', "half of a character"),
+        ('{"prompt": 3, "answer": "2"}', "has a int as its prompt; write a text"),
+        ('{"prompt": {"role": "user"}, "answer": "2"}', "has a dict as its prompt"),
+        ('{"prompt": null, "answer": "2"}', "has an empty prompt"),
+    ],
+)
+def test_rows_that_are_no_text_are_refused_by_what_they_are(tmp_path, row, said):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(row)
+    with pytest.raises(UserError, match=said):
+        load_task(str(file))

@@ -10,7 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from dopr.cli import (
     compare,
@@ -24,7 +24,7 @@ from dopr.cli import (
     train,
     warmstart,
 )
-from dopr.core.errors import UserError
+from dopr.core.errors import UserError, unknown_name
 
 # Packages that come with dopr, but that not every command needs.
 _BROUGHT = (
@@ -36,9 +36,12 @@ _COMMANDS = (train, compare, evaluate, replay, plan, report, tasks, strategies, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
-    arguments, overrides = _parse(list(sys.argv[1:] if argv is None else argv))
-    _quiet_libraries()
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
+        arguments, overrides = _parse(list(sys.argv[1:] if argv is None else argv))
+        _quiet_libraries()
         return int(arguments.run(arguments, overrides) or 0)
     except UserError as error:
         return _complain(str(error), 2)
@@ -61,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _complain(str(error), 1)
     except KeyboardInterrupt:
-        return _complain("stopped at once; the last checkpoint stands", 130)
+        keeps = {"train", "compare"} & set(sys.argv[1:2] if argv is None else argv[:1])
+        return _complain(f"stopped at once{'; the last checkpoint stands' if keeps else ''}", 130)
 
 
 def _complain(text: str, status: int) -> int:
@@ -72,14 +76,28 @@ def _complain(text: str, status: int) -> int:
 # -- the command line ------------------------------------------------------------------------
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see `{self.prog} --help`")
+
+
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser, known = _parser()
-    name = next((word for word in argv if word in known.choices), None)
+    name = next((word for word in argv if not word.startswith("-")), None)
     overrides: list[str] = []
+    if name is not None and name not in known.choices:
+        raise unknown_name("command", name, known.choices)
     command = known.choices.get(name)
     if command and command.get_default("takes_settings") and not {"-h", "--help"} & set(argv):
         argv, overrides = _split(argv, command)
-    arguments = parser.parse_args(argv)
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        options = [o for a in (command or parser)._actions for o in a.option_strings]
+        raise unknown_name(
+            f"option of {command.prog if command else parser.prog}", rest[0], options
+        )
     if not hasattr(arguments, "run"):
         parser.print_help()
         raise SystemExit(2)
@@ -103,7 +121,7 @@ def _split(argv: list[str], command: argparse.ArgumentParser) -> tuple[list[str]
 
 
 def _parser() -> tuple[argparse.ArgumentParser, Any]:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="dopr",
         description="Reinforcement learning for reasoning models with few rollouts: the prompt is "
         "chosen before its rollouts are paid for.",

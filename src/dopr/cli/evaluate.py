@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _EPILOG = (
     "Several models are put side by side in one table. Example: dopr eval tiny-reasoner "
-    "runs/train/model --dataset gym:chain_sum?size=200 --k 4 --save answers.jsonl"
+    "runs/train/model --dataset gym:chain_sum?size=200 --k 4 --max-completion-length 64 "
+    "--save answers.jsonl"
 )
 _SUFFIXES = (".jsonl", ".parquet")
 _OVERLONG = ("drop", "error", "truncate")
@@ -118,18 +119,18 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot be, before anything is loaded."""
+    from dopr.core.configuration import above_zero, at_least, at_most, check_seeds
     from dopr.core.errors import unknown_name
 
-    for name, lowest in (
-        ("k", 1),
-        ("batch_size", 1),
-        ("max_completion_length", 1),
-        ("max_prompt_length", 1),
-        ("limit", 1),
-    ):
-        value = getattr(arguments, name)
-        if value is not None and value < lowest:
-            raise UserError(f"--{name.replace('_', '-')} must be at least {lowest}")
+    at_least(
+        arguments,
+        1,
+        *("k", "batch_size", "max_completion_length", "max_prompt_length", "limit"),
+    )
+    at_least(arguments, 0, "temperature")
+    above_zero(arguments, "top_p")
+    at_most(arguments, 1, "top_p")
+    check_seeds({"seed": arguments.seed})
     if arguments.overlong_prompts not in _OVERLONG:
         raise unknown_name("overlong_prompts", arguments.overlong_prompts, _OVERLONG)
     if arguments.save:
@@ -146,10 +147,10 @@ def _mapping(arguments: argparse.Namespace, name: str) -> dict[str, Any] | None:
     Raises:
         UserError: it is something else.
     """
-    from dopr.core.configuration import parse_overrides
+    from dopr.core.configuration import read_value
 
     text = getattr(arguments, name)
-    value = None if text is None else parse_overrides([f"--value={text}"])["value"]
+    value = None if text is None else read_value(text)
     if text is not None and not isinstance(value, dict):
         raise UserError(
             f"--{name.replace('_', '-')} {text!r} is no mapping; write it as '{{name: value}}'"

@@ -13,7 +13,7 @@ from dopr.cli.shared import (
 
 _EPILOG = (
     f"{OVERRIDES} Example: dopr train --dataset gym:chain_sum?size=500 --reward gym "
-    "--max_rollouts 2000 --learning_rate 3e-5"
+    "--max_rollouts 2000 --max_completion_length 64 --learning_rate 3e-5"
 )
 
 

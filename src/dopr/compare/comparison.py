@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dopr.core.configuration import at_least, build, merge
+from dopr.core.configuration import at_least, build, check_seeds, merge
 from dopr.core.errors import UserError, unknown_name
 from dopr.runs.settings import TrainSettings
 
@@ -122,7 +122,11 @@ class Comparison:
         if not self.strategies or not self.seeds:
             raise UserError("a comparison needs at least one strategy and one seed")
         at_least(self, 1, "final_window", "threads")
-        at_least(self.target, 1, "sustain")
+        at_least(self.target, 1, "sustain", where="target.")
+        for name, seeds in (("seeds", self.seeds), ("tuning.seeds", self.tuning.seeds)):
+            check_seeds({f"{name}[{i}]": seed for i, seed in enumerate(seeds)})
+            if len(set(seeds)) < len(seeds):
+                raise UserError(f"{name} holds a seed twice, which is one run; name it once")
         self._check_target()
         if self.tuning.rule not in TUNING_RULES:
             raise unknown_name("tuning.rule", self.tuning.rule, TUNING_RULES)

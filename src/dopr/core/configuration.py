@@ -4,9 +4,13 @@
 """
 
 import dataclasses
+import functools
+import math
+import numbers
+import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, Union
 
@@ -15,16 +19,66 @@ from dopr.core.errors import UserError, unknown_name
 T = TypeVar("T")
 
 
-def at_least(settings: Any, lowest: int, *names: str) -> None:
-    """Refuse settings below `lowest`; null passes.
+_MOST_SEED = 2**32 - 1  # what NumPy takes
+MOST_THREADS = 1024  # torch crashes somewhere above
+
+
+def at_least(settings: Any, lowest: float, *names: str, where: str = "") -> None:
+    """Refuse settings below `lowest` or not finite; null passes.
+
+    Args:
+        settings: the object.
+        lowest: the least that is allowed.
+        names: its fields.
+        where: what stands before their names in messages, such as `eval.`.
 
     Raises:
         UserError: naming the first one that is too small.
     """
+    _within(settings, names, where, lambda value: value >= lowest, f"be at least {lowest}")
+
+
+def above_zero(settings: Any, *names: str, where: str = "") -> None:
+    """Refuse settings that are not above 0, or not finite; null passes; see `at_least`.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    _within(settings, names, where, lambda value: value > 0, "be above 0")
+
+
+def at_most(settings: Any, highest: float, *names: str, where: str = "") -> None:
+    """Refuse settings above `highest`, or not finite; null passes; see `at_least`.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    _within(settings, names, where, lambda value: value <= highest, f"be at most {highest}")
+
+
+def check_seeds(seeds: Mapping[str, int | None]) -> None:
+    """Refuse seeds that NumPy or torch cannot take; null passes.
+
+    Args:
+        seeds: what each is called in messages, and its value.
+
+    Raises:
+        UserError: naming the first one.
+    """
+    for name, seed in seeds.items():
+        if seed is not None and not 0 <= seed <= _MOST_SEED:
+            raise UserError(f"{name} is {seed}; it must lie between 0 and {_MOST_SEED}")
+
+
+def _within(
+    settings: Any, names: Iterable[str], where: str, fits: Callable[[Any], bool], said: str
+) -> None:
     for name in names:
         value = getattr(settings, name)
-        if value is not None and value < lowest:
-            raise UserError(f"{name} is {value}; it must be at least {lowest}")
+        if value is not None and not isinstance(value, numbers.Real):
+            raise UserError(f"{where}{name} is {value!r}; it must be a number")
+        if value is not None and not (math.isfinite(value) and fits(value)):
+            raise UserError(f"{where}{name} is {value}; it must {said}")
 
 
 def check_choices(settings: Any, cls: type) -> None:
@@ -55,8 +109,8 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     import yaml  # here: what builds settings from plain values alone needs no YAML
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        content = read_yaml(file.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is not YAML: {' '.join(str(error).split())}") from None
     if content is None:
         return {}
@@ -65,14 +119,46 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
+@functools.cache
+def _dialect() -> tuple[Any, Any]:
+    """YAML that knows 1e-4 for a number, as YAML 1.2 does, and no dates: no setting is one.
+
+    Returns a loader and a dumper.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        yaml_implicit_resolvers = {  # noqa: RUF012
+            first: [(tag, form) for tag, form in known if tag != "tag:yaml.org,2002:timestamp"]
+            for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+        }
+
+    class Dumper(yaml.SafeDumper):
+        pass
+
+    number = re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$")
+    for cls in (Loader, Dumper):
+        cls.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader, Dumper
+
+
+def read_yaml(text: str) -> Any:
+    """A YAML document as plain values.
+
+    Raises:
+        yaml.YAMLError: it is none.
+    """
+    import yaml
+
+    return yaml.load(text, Loader=_dialect()[0])
+
+
 def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
     """`["--a.b", "1", "--c=x"]` as `{"a.b": 1, "c": "x"}`; values are read as YAML.
 
     Raises:
         UserError: a value is missing or something does not begin with `--`.
     """
-    import yaml
-
     found: dict[str, Any] = {}
     rest = list(arguments)
     while rest:
@@ -84,15 +170,24 @@ def parse_overrides(arguments: Sequence[str]) -> dict[str, Any]:
             if not rest:
                 raise UserError(f"--{name} needs a value")
             text = rest.pop(0)
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        # `gym:NAME` and the like must stay text even where YAML could read more into them.
-        found[name.replace("-", "_")] = (
-            text if isinstance(value, dict) and text[:1] != "{" else value
-        )
+        found[name.replace("-", "_")] = read_value(text)
     return found
+
+
+def read_value(text: str) -> Any:
+    """What is written for an option, read as YAML.
+
+    Text stays as it is, whatever YAML could read into it: `gym:NAME`, a `#`, the ends of lines.
+    """
+    import yaml
+
+    try:
+        value = read_yaml(text)
+    except (yaml.YAMLError, RecursionError):
+        return text
+    quoted = text[:1] in ("'", '"', "|", ">")
+    as_it_is = isinstance(value, str) and not quoted
+    return text if as_it_is or (isinstance(value, dict) and text[:1] != "{") else value
 
 
 def parse_named_options(words: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -107,8 +202,7 @@ def parse_named_options(words: Sequence[str]) -> dict[str, dict[str, Any]]:
         name, _, option = target.rpartition(".")
         if not (name and option and equals):
             raise UserError(f"cannot read {word!r}; options are given as NAME.option=value")
-        value = parse_overrides([f"--value={text}"])["value"]
-        found.setdefault(name, {})[option.replace("-", "_")] = value
+        found.setdefault(name, {})[option.replace("-", "_")] = read_value(text)
     return found
 
 
@@ -157,7 +251,8 @@ def to_yaml(mapping: Mapping[str, Any]) -> str:
     """Plain values as YAML, in the order given."""
     import yaml
 
-    return yaml.safe_dump(_copy(mapping), sort_keys=False, allow_unicode=True, width=100)
+    form: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 100}
+    return str(yaml.dump(_copy(mapping), Dumper=_dialect()[1], **form))
 
 
 # -- typed building --------------------------------------------------------------------------
@@ -207,14 +302,36 @@ def _convert(value: Any, kind: Any, path: str) -> Any:
         return [_convert(item, choices[0], f"{path}[{i}]") for i, item in enumerate(value)]
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            return float(value)  # YAML reads 1e-4 as text
-        except ValueError:
+            number = float(value)
+        except (ValueError, OverflowError):
             raise _wrong_type(value, kind, path) from None
+        if not math.isfinite(number):
+            raise _wrong_type(value, kind, path)
+        return number
     if kind is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise _wrong_type(value, kind, path)
     return value
+
+
+def check_value(value: Any, kind: Any, path: str) -> None:
+    """Refuse a value that a library's field of plain numbers, or true and false, cannot hold.
+
+    Args:
+        value: what is given.
+        kind: the field's annotation; one of another sort is the library's own business.
+        path: the setting's name, for messages.
+
+    Raises:
+        UserError: naming the setting and its kind.
+    """
+    union = typing.get_origin(kind) in (Union, types.UnionType)
+    kinds = set(typing.get_args(kind)) if union else {kind}
+    if kinds <= {bool, int, float, type(None)} and not (value is None and type(None) in kinds):
+        whole = isinstance(value, float) and value.is_integer()
+        if not (int in kinds and float not in kinds and whole):  # peft calls a factor an int
+            _convert(value, kind, path)
 
 
 def _convert_union(value: Any, choices: Iterable[Any], kind: Any, path: str) -> Any:

@@ -32,7 +32,9 @@ from dopr.core.step_runner import MAX_ROUNDS, Answer, StepRunner
 from dopr.core.strategy import Group, Request, Strategy
 from dopr.core.stream import PromptStream
 
-__all__ = ["MAX_ROUNDS", "Driver", "Flight", "Spent", "StepOutcome"]
+__all__ = ["MAX_DELAY", "MAX_ROUNDS", "Driver", "Flight", "Spent", "StepOutcome"]
+
+MAX_DELAY = 4096  # steps chosen ahead at most: each of them is held in memory
 
 Rollout = Callable[[list[Request]], list[Group]]
 

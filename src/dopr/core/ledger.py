@@ -25,8 +25,8 @@ def check_discount(value: float | None) -> None:
     Raises:
         UserError: it is.
     """
-    if value is not None and not 0 < value <= 1:
-        raise UserError(f"ledger_discount is {value}; it must lie in (0, 1]")
+    if value is not None and not (isinstance(value, int | float) and 0 < value <= 1):
+        raise UserError(f"ledger_discount is {value!r}; it must lie in (0, 1]")
 
 
 class Ledger:

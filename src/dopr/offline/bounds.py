@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from dopr.core.errors import UserError
 
 Array = NDArray[np.float64]
+_LEAST_RATE = 1e-9
 Rate = TypeVar("Rate", float, Array)
 
 
@@ -233,6 +234,11 @@ def check_rate(name: str, value: float) -> None:
     """
     if not 0 < value < 1:
         raise UserError(f"the {name} is {value:g}; it must lie between 0 and 1, both excluded")
+    if not _LEAST_RATE <= value <= 1 - _LEAST_RATE:
+        raise UserError(
+            f"the {name} is {value:g}, which rounding does not tell from 0 or 1; take one between "
+            f"{_LEAST_RATE:g} and 1 - {_LEAST_RATE:g}"
+        )
 
 
 def _check_group(group_size: int) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from dopr.core.configuration import at_least
+from dopr.core.configuration import above_zero, at_least, check_seeds
 from dopr.core.errors import UserError
 from dopr.offline.bounds import check_rate
 from dopr.offline.pool_rates import PoolRates
@@ -59,12 +59,9 @@ class PlanSettings:
         check_rate("delta", self.delta)
         if self.target is not None:
             check_rate("target", self.target)
-        for name in ("kl", "beta", "margin", "solution_tokens", "coverability", "horizon"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"{name} is {value:g}; it must be positive")
-        if self.price is not None and not self.price >= 0:
-            raise UserError(f"price is {self.price:g}; it must not be negative")
+        above_zero(self, "kl", "beta", "margin", "solution_tokens", "coverability", "horizon")
+        at_least(self, 0, "price")
+        check_seeds({"seed": self.seed})
         if not 0 <= self.discount <= 1:
             raise UserError(f"discount is {self.discount:g}; it must lie between 0 and 1")
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from dopr.core.configuration import at_least
-from dopr.core.driver import Driver, StepOutcome
+from dopr.core.configuration import at_least, at_most
+from dopr.core.driver import MAX_DELAY, Driver, StepOutcome
 from dopr.core.errors import UserError, unknown_name
 from dopr.core.statistics import finite, interval
 from dopr.core.stream import PromptStream
@@ -76,6 +76,7 @@ class ReplaySettings:
         """
         at_least(self, 1, "rollouts", "group_size", "prompts_per_step", "seeds", "visits", "jobs")
         at_least(self, 0, "feedback_delay")
+        at_most(self, MAX_DELAY, "feedback_delay")
 
     def resolve(self, history: History) -> "ReplaySettings":
         """The same with budget and group size filled in from the record."""

@@ -1,12 +1,14 @@
 """Models and tokenizers by name: a local folder, a Hub id, a GGUF file, or the shipped model."""
 
 import json
+import typing
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dopr.core.configuration import check_value
 from dopr.core.errors import UserError, unknown_name
 from dopr.policy.gguf import gguf_folder, is_gguf
 
@@ -148,8 +150,10 @@ def lora_config(options: dict[str, Any]) -> Any:
         from peft import LoraConfig
     except ImportError:
         raise UserError("lora needs the package peft; install dopr[peft]") from None
+    hints = typing.get_type_hints(LoraConfig)
     known = list(LoraConfig.__dataclass_fields__)
-    for key in options:
+    for key, value in options.items():
         if key not in known:
             raise unknown_name("LoRA setting", f"lora.{key}", [f"lora.{name}" for name in known])
+        check_value(value, hints[key], f"lora.{key}")
     return LoraConfig(**({"task_type": "CAUSAL_LM"} | options))

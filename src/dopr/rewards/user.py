@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import typing
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -133,7 +134,7 @@ class IsolatedReward:
         if self._consecutive_timeouts >= _MOST_TIMEOUTS:
             raise UserError(
                 f"reward {self._spec!r} was stopped at its limit of {self._timeout_s:g} s "
-                f"{_MOST_TIMEOUTS} times in a row; make it faster or raise timeout_s"
+                f"{_MOST_TIMEOUTS} times in a row; make it faster or raise reward_timeout_s"
             )
 
     def _replay(self, outcome: Outcome, loggers: dict[str, Any]) -> None:
@@ -141,10 +142,16 @@ class IsolatedReward:
             for name, value in outcome.value[calls]:
                 loggers[key](name, value)
 
-    def _validated(self, values: list[Any], expected: int) -> list[float | None]:
+    def _validated(self, values: list[Any] | dict[str, str], expected: int) -> list[float | None]:
+        if isinstance(values, dict):
+            raise UserError(
+                f"reward {self._spec!r} returned a {values['bad']} where a list of numbers "
+                "belongs, one a completion"
+            )
         if len(values) != expected:
             raise UserError(
-                f"reward {self._spec!r} returned {len(values)} rewards for {expected} completions"
+                f"reward {self._spec!r} returned {len(values)} numbers for {expected} completions; "
+                "return one for each"
             )
         bad = [value["bad"] for value in values if isinstance(value, dict)]
         if bad:
@@ -186,7 +193,8 @@ def load_reward(
     Raises:
         UserError: unknown name or option; missing file or name; not callable.
     """
-    if is_file_spec(name):
+    # A file without a name is refused there with the form.
+    if is_file_spec(name) or name.rstrip(":").endswith(".py"):
         if isolate:
             return IsolatedReward(name, timeout_s)
         function: RewardFunction = load_object(name, "reward")
@@ -248,7 +256,7 @@ def _option(reward: str, key: str, text: str, hint: Any) -> Any:
     if not isinstance(value, bool):
         if int in wanted and isinstance(value, int):
             return value
-        if float in wanted and isinstance(value, int | float):
+        if float in wanted and isinstance(value, int | float) and math.isfinite(value):
             return float(value)
     kinds = {bool: "true or false", int: "a whole number", float: "a number"}
     raise UserError(

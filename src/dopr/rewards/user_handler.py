@@ -3,11 +3,12 @@
 import asyncio
 import importlib.util
 import inspect
-import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+_MOST = 3.4028235e38  # of float32, in which TRL holds rewards
 
 
 def load(options: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
@@ -36,14 +37,25 @@ def load(options: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
         rewards = function(**request["arguments"], **asked)
         if inspect.iscoroutine(rewards):
             rewards = asyncio.run(rewards)
-        values = [_plain(reward) for reward in rewards]
-        return {"rewards": values, "metrics": metrics, "extras": extras}
+        return {"rewards": _plain_list(rewards), "metrics": metrics, "extras": extras}
 
     return score
 
 
+def _plain_list(rewards: Any) -> Any:
+    """The rewards as JSON, or {"bad": type name} where they are no sequence of them."""
+    # What a text or a mapping yields is no reward, however much it looks like one.
+    if isinstance(rewards, (str, bytes, Mapping)):
+        return {"bad": type(rewards).__name__}
+    try:
+        each = iter(rewards)
+    except TypeError:
+        return {"bad": type(rewards).__name__}
+    return [_plain(reward) for reward in each]
+
+
 def _plain(reward: Any) -> Any:
-    """A reward as JSON: a number, "nan" for what is not finite, None, or {"bad": type name}."""
+    """A reward as JSON: a number, "nan" (not finite as float32), None, or {"bad": type name}."""
     if reward is None:
         return None
     if isinstance(reward, str):
@@ -52,4 +64,4 @@ def _plain(reward: Any) -> Any:
         number = float(reward)
     except (TypeError, ValueError):
         return {"bad": type(reward).__name__}
-    return number if math.isfinite(number) else "nan"
+    return number if abs(number) <= _MOST else "nan"

@@ -9,7 +9,7 @@ from datasets import Dataset
 from dopr.core.errors import UserError
 from dopr.core.preparation import Sizes, prepare
 from dopr.policy.embedder import embedding_reward
-from dopr.policy.models import is_adapter, load_model
+from dopr.policy.models import is_adapter, load_model, lora_config
 from dopr.policy.prompts import within_context
 from dopr.rewards import load_reward
 from dopr.runs.memory import check_memory
@@ -52,6 +52,8 @@ def load_materials(settings: TrainSettings) -> Materials:
         raise UserError(
             f"reward_weights has {len(settings.reward_weights)} numbers for {len(rewards)} rewards"
         )
+    if settings.lora is not None:
+        lora_config(settings.lora)  # refused before anything is loaded
     if settings.lora is not None and is_adapter(settings.model):
         raise UserError(
             f"model {settings.model!r} is a LoRA adapter, and its own weights are trained on; "

@@ -2,11 +2,20 @@
 
 import dataclasses
 import json
+import typing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dopr.core.configuration import at_least, check_choices
+from dopr.core.configuration import (
+    MOST_THREADS,
+    above_zero,
+    at_least,
+    at_most,
+    check_choices,
+    check_seeds,
+    check_value,
+)
 from dopr.core.errors import UserError, unknown_name
 from dopr.engines.trl.objectives import OBJECTIVES, departures, laid_under
 from dopr.engines.trl.selection import MethodSettings, check_method
@@ -49,9 +58,16 @@ class EvalSettings:
         Raises:
             UserError: naming the setting and its limits.
         """
-        at_least(self, 1, "every_rollouts", "every_steps", "k", "num_prompts", "batch_size")
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise UserError("eval.temperature must not be negative and eval.top_p lie in (0, 1]")
+        at_least(
+            self,
+            1,
+            *("every_rollouts", "every_steps", "k", "num_prompts", "batch_size"),
+            where="eval.",
+        )
+        at_least(self, 0, "temperature", where="eval.")
+        check_seeds({"eval.seed": self.seed})
+        above_zero(self, "top_p", where="eval.")
+        at_most(self, 1, "top_p", where="eval.")
 
 
 def passed(default: Any, choices: Sequence[str] | None = None) -> Any:
@@ -229,8 +245,10 @@ class TrainSettings(MethodSettings, TaskSettings):
                 f"lr_scheduler_type {self.lr_scheduler_type!r} needs to know the end; give `steps` "
                 "or `max_rollouts`"
             )
-        if self.max_seconds is not None and self.max_seconds <= 0:
-            raise UserError(f"max_seconds is {self.max_seconds}; it must be above 0")
+        above_zero(self, "learning_rate", "temperature", "top_p", "max_seconds", "reward_timeout_s")
+        at_most(self, 1, "top_p")
+        check_seeds({"seed": self.seed})
+        at_most(self, MOST_THREADS, "threads")
         at_least(
             self,
             1,
@@ -249,11 +267,9 @@ class TrainSettings(MethodSettings, TaskSettings):
         )
         if not 0 <= self.reward_noise < 1:
             raise UserError(f"reward_noise is {self.reward_noise}; it must lie in [0, 1)")
-        at_least(self, 0, "save_every", "completions_every", "warmup_steps", "seed")
+        at_least(self, 0, "save_every", "completions_every", "warmup_steps", "beta")
         at_least(self, 2, "num_generations")
         check_choices(self, TrainSettings)
-        if self.learning_rate <= 0 or self.temperature <= 0:
-            raise UserError("learning_rate and temperature must be above 0")
         self.eval.check()
         self._check_best()
         check_method(self)
@@ -346,9 +362,11 @@ class TrainSettings(MethodSettings, TaskSettings):
             from dopr.engines.trl.config import DoPRConfig
 
             known = [f.name for f in dataclasses.fields(DoPRConfig)]
-            for key in self.trl:
+            hints = typing.get_type_hints(DoPRConfig)
+            for key, value in self.trl.items():
                 if key not in known:
                     raise unknown_name("TRL setting", f"trl.{key}", [f"trl.{k}" for k in known])
+                check_value(value, hints[key], f"trl.{key}")
 
 
 def _mapping_of(trl: dict[str, Any], name: str) -> dict[str, Any] | None:

@@ -20,6 +20,7 @@ from dopr.engines.trl.config import DoPRConfig
 from dopr.engines.trl.processes import ChoicesDifferError, is_first_process, naming_a_lost_process
 from dopr.engines.trl.setup import check_engine, check_saving
 from dopr.engines.trl.trainer import DoPRTrainer
+from dopr.policy.decoding import DivergedError
 from dopr.policy.models import best_device, lora_config
 from dopr.policy.sampling import Sampling
 from dopr.rewards.noisy import flip_verdicts
@@ -101,7 +102,7 @@ def train(
     trainer = build_trainer(settings, materials, run_dir)
     if trainer.accelerator.is_main_process:
         rewind(run_dir, found)
-        (run_dir / "config.yaml").write_text(to_yaml(to_mapping(settings)))
+        write_atomically(run_dir / "config.yaml", to_yaml(to_mapping(settings)))
     progress = Progress(Goal(settings.limits), label, quiet or not is_first_process())
     for departure in settings.objective_departures:
         progress.say(f"note: {departure}")
@@ -225,7 +226,10 @@ def build_trainer(settings: TrainSettings, materials: Materials, run_dir: Path) 
             processing_class=materials.tokenizer,
             peft_config=lora,
         )
-    except ValueError as error:
+    except (ValueError, ImportError, RuntimeError) as error:
+        # A tracker whose package is missing is told of by a RuntimeError.
+        if isinstance(error, RuntimeError) and "to be installed" not in str(error):
+            raise
         raise UserError(f"TRL refuses these settings: {' '.join(str(error).split())}") from error
     check_saving(trainer.accelerator)
     trainer.checkpoint_dir = run_dir / "checkpoints"
@@ -282,6 +286,9 @@ def _saving_on_error(trainer: DoPRTrainer, run_dir: Path) -> Iterator[None]:
         step = trainer.state.global_step
         raise UserError(f"{error}; saved at step {step}, continue with --resume") from error
     except Exception as error:
+        if _has_diverged(error):
+            # Not saved: a checkpoint of weights that are no numbers is worth nothing.
+            raise _diverged(trainer) from error
         if not is_disk_error(error, run_dir):
             raise
         kept = checkpoints.latest_checkpoint(run_dir / "checkpoints")
@@ -290,6 +297,18 @@ def _saving_on_error(trainer: DoPRTrainer, run_dir: Path) -> Iterator[None]:
             f"cannot write to {str(run_dir)!r} any more ({' '.join(str(error).split())[:200]}); "
             f"make room, {advice}"
         ) from error
+
+
+def _has_diverged(error: BaseException) -> bool:
+    """Whether sampling met weights that are not finite; the library's own loop has other words."""
+    return isinstance(error, DivergedError) or "probability tensor contains" in str(error)
+
+
+def _diverged(trainer: DoPRTrainer) -> UserError:
+    return UserError(
+        f"the policy's weights are not finite after step {trainer.state.global_step}: training has "
+        "diverged; lower learning_rate and start again in another output_dir"
+    )
 
 
 def _result(run_dir: Path, trainer: DoPRTrainer, resumed_from: int | None) -> TrainResult:
@@ -314,6 +333,9 @@ def _finish(result: TrainResult, trainer: DoPRTrainer, materials: Materials) -> 
         write_ledger(trainer, run_dir)
     if not result.finished:
         return
+    alone = trainer.accelerator.num_processes == 1  # elsewhere a process holds a part
+    if alone and not all(bool(p.isfinite().all()) for p in trainer.model.parameters()):
+        raise _diverged(trainer)
     trainer.save_model(str(run_dir / "model"))
     if not trainer.accelerator.is_main_process:
         return

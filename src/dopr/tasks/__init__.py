@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,19 @@ def load_task(
         rows = _take(inner, limit)
         parts.append([row | {"eval_set": name} for row in rows] if name_sources else rows)
     rows = _take(parts, limit) if shares is None else _mix(parts, shares, limit)
-    rows = _merge_duplicates(rows, " + ".join(named))
+    try:
+        return _as_prompts(rows, " + ".join(named), chat, system_prompt)
+    except UnicodeEncodeError as error:
+        around = error.object[max(0, error.start - 20) : error.end + 20]
+        raise UserError(
+            f"{' + '.join(named)} holds half of a character (a lone surrogate) in {around!r}; "
+            "mend the text"
+        ) from None
+
+
+def _as_prompts(rows: list[Row], source: str, chat: bool, system_prompt: str | None) -> "Dataset":
+    """The rows told apart and presented."""
+    rows = _merge_duplicates(rows, source)
     _assign_ids(rows)
     chat = chat or any(not isinstance(row["prompt"], str) for row in rows)
     for row in rows:
@@ -170,8 +183,10 @@ def _check_shares(shares: Sequence[float] | None, named: list[str]) -> None:
         return
     if len(shares) != len(named):
         raise UserError(f"mixing has {len(shares)} shares for {len(named)} datasets; give each one")
-    if not all(share > 0 for share in shares):
-        raise UserError("the shares of mixing must be above 0; leave a dataset out instead")
+    if not all(0 < share < math.inf for share in shares):
+        raise UserError(
+            "the shares of mixing must be above 0 and finite; leave a dataset out instead"
+        )
 
 
 def _mix(parts: list[list[Row]], shares: Sequence[float], limit: int | None) -> list[Row]:

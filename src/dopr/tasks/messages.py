@@ -33,6 +33,9 @@ def read_prompt(value: Any, where: str) -> Prompt:
         messages = [_read_message(message, where) for message in value]
         if any(message["content"].strip() for message in messages):
             return messages
+    if value is not None and not isinstance(value, str | list | tuple):
+        kind = type(value).__name__
+        raise UserError(f"{where} has a {kind} as its prompt; write a text or a list of messages")
     raise UserError(f"{where} has an empty prompt; remove the row or name another column")
 
 

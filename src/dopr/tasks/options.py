@@ -4,9 +4,7 @@ import typing
 from typing import Any, TypeVar
 from urllib.parse import unquote
 
-import yaml
-
-from dopr.core.configuration import build
+from dopr.core.configuration import build, read_value
 from dopr.core.errors import UserError, unknown_name
 
 T = TypeVar("T")
@@ -35,7 +33,7 @@ def parse_source(source: str, cls: type[T]) -> tuple[str, T]:
         if not equals:
             raise UserError(f"{source!r}: the option {key!r} has no value; write {key}=...")
         text = unquote(text)
-        values[key] = text if hints[key] is str else yaml.safe_load(text)
+        values[key] = text if hints[key] is str else read_value(text)
     return name, build(cls, values, f"{kind}:")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dopr.core.errors import UserError, unknown_name
-from dopr.core.user_objects import load_object
+from dopr.core.user_objects import describe, load_object, split_file_spec
 
 RawRows = list[dict[str, Any]]
 
@@ -29,7 +29,7 @@ def read_source(source: str, split: str, limit: int | None = None) -> tuple[RawR
     Raises:
         UserError: what is named does not exist or cannot be read.
     """
-    if ".py:" in source:
+    if ".py:" in source or source.endswith(".py"):
         return _from_function(source, split, limit), source.rpartition(":")[2]
     path = Path(source).expanduser()
     reader = _READERS.get(path.suffix.lower())
@@ -48,7 +48,7 @@ def read_source(source: str, split: str, limit: int | None = None) -> tuple[RawR
 
 def _read_jsonl(path: Path, source: str, limit: int | None) -> RawRows:
     rows = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(_decoded(lines, source), start=1):
             if not line.strip():
                 continue
@@ -73,7 +73,7 @@ def _decoded(lines: Any, source: str) -> Any:
 
 def _read_json(path: Path, source: str, limit: int | None) -> RawRows:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{source!r} is not JSON ({error})") from None
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -140,8 +140,14 @@ def _from_function(source: str, split: str, limit: int | None) -> RawRows:
     if not callable(function):
         raise UserError(f"task {source!r} is not callable; name a function that returns rows")
     takes_split = "split" in inspect.signature(function).parameters
-    loaded = function(split=split) if takes_split else function()
-    return _rows_of(loaded, source, split, limit)
+    try:
+        loaded = function(split=split) if takes_split else function()
+        return _rows_of(loaded, source, split, limit)
+    except UserError:
+        raise
+    except Exception as error:  # of the user's own code, also while it yields rows
+        path, _ = split_file_spec(source, "task")
+        raise UserError(f"task {source!r} raised {describe(error, path)}") from error
 
 
 def _rows_of(loaded: Any, source: str, split: str, limit: int | None) -> RawRows:

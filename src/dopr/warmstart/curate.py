@@ -16,7 +16,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.cluster.vq import kmeans2
 from scipy.spatial.distance import pdist
 
-from dopr.core.configuration import at_least
+from dopr.core.configuration import at_least, check_seeds
 from dopr.core.errors import UserError, unknown_name
 from dopr.core.strategy import RIGHT
 from dopr.policy.embedder import embedding_reward
@@ -72,8 +72,9 @@ class CurateSettings:
         for name, known in (("keep", KEEPS), ("method", METHODS)):
             if getattr(self, name) not in known:
                 raise unknown_name(f"curate.{name}", getattr(self, name), known)
-        at_least(self, 1, "size", "clusters")
-        at_least(self, 0, "cluster", "seed")
+        at_least(self, 1, "size", "clusters", where="curate.")
+        at_least(self, 0, "cluster", where="curate.")
+        check_seeds({"curate.seed": self.seed})
 
 
 @dataclass(frozen=True)

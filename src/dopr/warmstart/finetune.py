@@ -14,6 +14,13 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from dopr.core.configuration import (
+    MOST_THREADS,
+    above_zero,
+    at_least,
+    at_most,
+    check_seeds,
+)
 from dopr.core.errors import UserError
 from dopr.policy.models import load_model
 from dopr.warmstart.curate import CurateSettings, Curation, curate
@@ -91,17 +98,21 @@ class WarmstartSettings:
             raise UserError("families is empty; name at least one, such as chain_sum")
         for name in self.families:
             get_family(name)
-        for name in ("steps", "batch_size", "hidden_size", "num_layers", "num_heads", "max_length"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        at_least(self, 1, "steps", "batch_size", "hidden_size", "num_layers", "num_heads")
+        at_least(self, 1, "intermediate_size", "max_length", "measure_rollouts")
+        at_least(self, 0, "facts_steps", "warmup_steps", "measure_prompts", "threads")
+        above_zero(self, "learning_rate", "mixture_rate")
+        at_most(self, MOST_THREADS, "threads")
+        check_seeds({"seed": self.seed})
         if self.hidden_size % (2 * self.num_heads):
             raise UserError(
                 f"hidden_size {self.hidden_size} must be a multiple of twice num_heads "
                 f"({2 * self.num_heads})"
             )
         shares = self.shares.values()
-        if min(shares) < 0 or sum(shares) <= 0:
-            raise UserError("the habits' shares must not be negative, nor all be zero")
+        at_least(self, 0, "careful_share", "guess_share", "sloppy_share")
+        if sum(shares) <= 0:
+            raise UserError("the habits' shares must not all be zero")
 
     @property
     def shares(self) -> dict[Habit, float]:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dopr.core.advantages import ESTIMATORS
-from dopr.core.configuration import at_least, check_choices
-from dopr.core.driver import MAX_ROUNDS
-from dopr.core.errors import UserError
+from dopr.core.configuration import at_least, at_most, check_choices
+from dopr.core.driver import MAX_DELAY, MAX_ROUNDS
 from dopr.core.ledger import check_discount
 from dopr.engines.trl.objectives import IBRO_SCHEDULES, OBJECTIVES
 
@@ -100,9 +99,8 @@ def check_method(settings: MethodSettings) -> None:
     """
     check_choices(settings, MethodSettings)
     check_discount(settings.ledger_discount)
-    at_least(settings, 0, "feedback_delay")
-    if settings.ibro_coefficient is not None and settings.ibro_coefficient < 0:
-        raise UserError(f"ibro_coefficient is {settings.ibro_coefficient}; it must not be negative")
+    at_least(settings, 0, "feedback_delay", "ibro_coefficient")
+    at_most(settings, MAX_DELAY, "feedback_delay")
 
 
 @dataclass

@@ -169,8 +169,12 @@ def make_driver(
         UserError: unknown strategy or option.
     """
     if not isinstance(strategy, Strategy):
+        if not isinstance(strategy, str | None):
+            raise UserError(
+                f"strategy is {strategy!r}; give a name, or an object of a strategy's class"
+            )
         options = settings.strategy_args
-        if isinstance(options, str):
+        if not isinstance(options, dict | None):
             raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
         options = {"num_generations": args.num_generations} | (options or {})
         strategy = make_strategy(strategy or settings.strategy, **options)

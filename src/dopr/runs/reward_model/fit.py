@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr.core.configuration import at_least, to_mapping
+from dopr.core.configuration import at_least, check_seeds, to_mapping
 from dopr.core.errors import UserError, unknown_name
 from dopr.core.files import write_atomically
 from dopr.policy.embedder import Embedder, load_embedder
@@ -111,7 +111,8 @@ class FitSettings:
             if getattr(self, name) not in known:
                 raise unknown_name(name, getattr(self, name), known)
         at_least(self, 1, "members", "pairs_per_prompt", "batch_size")
-        at_least(self, 0, "hidden", "seed", "l2")
+        at_least(self, 0, "hidden", "l2")
+        check_seeds({"seed": self.seed})
         wrong = [share for share in self.noise if not 0 <= share < 0.5]
         if wrong:
             raise UserError(

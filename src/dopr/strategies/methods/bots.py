@@ -139,7 +139,7 @@ def read_references(name: str) -> Array:
     """
     path = Path(name).expanduser()
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         rows = [found[str(i)] for i in range(len(found))] if isinstance(found, dict) else found
         values = np.array(rows, dtype=np.float64).reshape(len(rows), 2)
     except OSError:

@@ -26,7 +26,7 @@ def read_curves(path: str | Path) -> dict[str, Array]:
     if not file.is_file():
         raise UserError(f"there is no history file {str(path)!r}; give {FILE_KIND}")
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{str(path)!r} cannot be read as JSON ({' '.join(str(error).split())}); give "
