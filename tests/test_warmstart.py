@@ -146,7 +146,7 @@ def test_mistakes_are_named():
         WarmstartSettings(hidden_size=30)
     with pytest.raises(UserError, match="steps"):
         WarmstartSettings(steps=0)
-    with pytest.raises(UserError, match="shares"):
+    with pytest.raises(UserError, match="careful_share is -1"):
         WarmstartSettings(careful_share=-1)
 
 
