@@ -77,7 +77,7 @@ test-verl: .venv-verl/ready  ## the adapter in verl itself, trained on the CPU: 
 TRL_VERSIONS ?= 1.0 1.4 1.14
 PYTHON_VERSIONS ?= 3.12 3.13 3.14
 SEAM_TESTS := $(addprefix tests/test_,trl_contract.py trl_names.py drop_in.py precision.py decoding.py \
-	generation.py trainer.py trainer_strategies.py objectives.py engine_rollouts.py shared_prefixes.py)
+	generation.py trainer.py trainer_advantages.py trainer_strategies.py objectives.py engine_rollouts.py shared_prefixes.py)
 
 define install
 	$(PYTHON) -m venv $(1)

@@ -58,7 +58,7 @@ def test_arguments_that_trl_refuses_are_refused_in_its_words(
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("estimator", ["leave_one_out", "dbb", "zvp"])
+@pytest.mark.parametrize("estimator", ["forecast", "leave_one_out", "dbb", "zvp"])
 def test_an_estimator_of_one_reward_is_refused_beside_rewards_kept_apart(
     tmp_path: Path, estimator: str
 ) -> None:
