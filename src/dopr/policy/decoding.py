@@ -85,7 +85,7 @@ def sample(
     marks, others = _split_ends(stopping_criteria, input_ids.device)
     row_by_row = all(type(p) in _ROW_BY_ROW for p in logits_processor)
     steps = _Steps(
-        change=_in_turn(logits_processor) if row_by_row else logits_processor,
+        change=_in_turn(logits_processor) if row_by_row else _on_a_copy(logits_processor),
         ended=_end_test(marks, others),
         sampling=generation_config.do_sample,
         pad=generation_config.pad_token_id or 0,
@@ -167,6 +167,11 @@ def _in_turn(processors: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Te
         return logits
 
     return change
+
+
+def _on_a_copy(processors: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Some processors write into what they are given."""
+    return lambda tokens, logits: processors(tokens, logits.clone())
 
 
 def _split_ends(
