@@ -16,63 +16,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matched import (
+    COSTS,
+    OURS,
+    REFERENCE,
+    Run,
+    Runs,
+    cost_ratios,
+    final,
+    finished,
+    lines,
+    matched_final,
+)
 from picture import COLOURS, pyplot, save
 from publish_comparison import spread
 
-from dopr.core.statistics import median_with_interval, paired_difference, ratios
+from dopr.core.statistics import median_with_interval, paired_difference
 
-COSTS = {"rollouts": "rollouts_total", "tokens": "generated_tokens_total", "wall_s": "wall_s"}
-OURS = "dopr"
 PARTS = {"a quarter": 0.25, "half": 0.5, "the end": 1.0}
+PLANNED = ("rollouts", "tokens")  # seconds are told of runs of one length
 BINS = 16
-
-Runs = dict[str, dict[str, dict[str, Any]]]
+HALF = "-half"  # the name of a strategy that was planned for half of the budget ends so
 
 
 def read_runs(folder: Path) -> Runs:
     """Strategy -> seed -> evaluations by kind, and how many prompts of each source were chosen."""
     found: Runs = {}
-    for file in sorted(folder.glob("runs/*/seed-*/eval.jsonl")):
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        chosen = [json.loads(x) for x in (file.parent / "metrics.jsonl").read_text().splitlines()]
-        seed = file.parent.name.removeprefix("seed-")
-        found.setdefault(file.parent.parent.name, {})[seed] = {
+    for name, seed, run in finished(folder):
+        found.setdefault(name, {})[seed] = {
             "evals": [
                 {field: row[field] for field in COSTS.values()}
                 | {"avg@k": row["avg@k"]}
                 | {"kinds": {name: one["avg@k"] for name, one in row.get("sets", {}).items()}}
-                for row in rows
+                for row in lines(run / "eval.jsonl")
             ],
             "sources": [
                 [row["rollout/rollouts_total"], row["select/sources"]]
-                for row in chosen
+                for row in lines(run / "metrics.jsonl")
                 if row.get("select/sources")
             ],
         }
     return found
 
 
-def at(run: dict[str, Any], rollouts: float) -> dict[str, Any]:
+def at(run: Run, rollouts: float) -> dict[str, Any]:
     """The last evaluation up to so many rollouts."""
     return [row for row in run["evals"] if row["rollouts_total"] <= rollouts][-1]
-
-
-def cost_of(run: dict[str, Any], value: float, field: str) -> float | None:
-    """What the run had paid at its first evaluation with at least this mean accuracy."""
-    return next((row[field] for row in run["evals"] if row["avg@k"] >= value), None)
 
 
 def against(runs: Runs, rival: str) -> dict[str, Any]:
     """`dopr` against a rival: the cost of its median final accuracy, and kinds on the way."""
     seeds = sorted(runs[OURS], key=int)
     pairs = [(runs[OURS][seed], runs[rival][seed]) for seed in seeds]
-    target = float(np.median([theirs["evals"][-1]["avg@k"] for _, theirs in pairs]))
+    target = matched_final({seed: runs[rival][seed] for seed in seeds})
     result: dict[str, Any] = {"matched_final": target}
     for cost, field in COSTS.items():
-        own = [cost_of(ours, target, field) for ours, _ in pairs]
-        other = [cost_of(theirs, target, field) for _, theirs in pairs]
-        totals = [theirs["evals"][-1][field] for _, theirs in pairs]
-        values, bounded = ratios(own, other, totals)
+        values, bounded = cost_ratios(pairs, target, field)
         result[cost] = median_with_interval(values) | {"per_seed": values, "bounded": bounded}
     end = min(run["evals"][-1]["rollouts_total"] for pair in pairs for run in pair)
     for part, share in PARTS.items():
@@ -94,12 +93,41 @@ def against(runs: Runs, rival: str) -> dict[str, Any]:
 def summarise(runs: Runs) -> dict[str, Any]:
     return {
         "finals": {
-            name: median_with_interval([run["evals"][-1]["avg@k"] for run in by_seed.values()])
+            name: median_with_interval([final(run) for run in by_seed.values()])
             for name, by_seed in runs.items()
         },
         "seeds": len(runs[OURS]),
-        "against": {name: against(runs, name) for name in runs if name != OURS},
+        "against": {name: against(runs, name) for name in whole(runs) if name != OURS},
+        "planned for half": {name: planned(runs, name) for name in runs if name.endswith(HALF)},
     }
+
+
+def whole(runs: Runs) -> list[str]:
+    """Strategies that were run with the whole budget."""
+    return [name for name in runs if not name.endswith(HALF)]
+
+
+def planned(runs: Runs, name: str) -> dict[str, Any]:
+    """The end of a run that was planned shorter, against the end of the reference's whole runs.
+
+    Nothing depends on which evaluation happens to be the first above a value.
+    """
+    seeds = sorted(set(runs[name]) & set(runs[REFERENCE]), key=int)
+    ends = [(runs[name][s]["evals"][-1], runs[REFERENCE][s]["evals"][-1]) for s in seeds]
+    shares = {
+        cost: median_with_interval([own[field] / other[field] for own, other in ends])
+        for cost, field in COSTS.items()
+        if cost in PLANNED
+    }
+    kinds = {
+        kind: paired_difference(
+            [own["kinds"][kind] for own, _ in ends], [other["kinds"][kind] for _, other in ends]
+        )
+        for kind in ends[0][0]["kinds"]
+    }
+    every = paired_difference([own["avg@k"] for own, _ in ends], [o["avg@k"] for _, o in ends])
+    mean = float(np.mean([own["avg@k"] for own, _ in ends]))
+    return shares | {"final": mean, "kinds": kinds | {"all": every}}
 
 
 def kind_of(name: str) -> str:
@@ -108,24 +136,24 @@ def kind_of(name: str) -> str:
 
 
 def table(summary: dict[str, Any]) -> str:
-    lines = [
+    rows = [
         f"| `dopr` against, {summary['seeds']} seeds | its final | rollouts | tokens | seconds |",
         "| --- | --- | --- | --- | --- |",
     ]
     for name, entry in summary["against"].items():
         cells = [spread(entry[cost], ".2f") for cost in COSTS]
-        lines.append(f"| `{name}` | {entry['matched_final']:.3f} | {' | '.join(cells)} |")
+        rows.append(f"| `{name}` | {entry['matched_final']:.3f} | {' | '.join(cells)} |")
     kinds = list(next(iter(summary["against"].values()))["the end"])
-    lines += ["", "Accuracy, `dopr` minus it (mean and 95% interval over seeds):", ""]
-    lines += [
+    rows += ["", "Accuracy, `dopr` minus it (mean and 95% interval over seeds):", ""]
+    rows += [
         "| against | after | " + " | ".join(map(kind_of, kinds)) + " |",
         "| --- | --- |" + " --- |" * len(kinds),
     ]
     for name, entry in summary["against"].items():
         for part in PARTS:
             cells = [difference(entry[part][kind]) for kind in kinds]
-            lines.append(f"| `{name}` | {part} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            rows.append(f"| `{name}` | {part} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
 
 
 def difference(entry: dict[str, Any]) -> str:
@@ -148,6 +176,7 @@ def shares(by_seed: dict[str, Any], sources: Sequence[str], edges: np.ndarray) -
 
 def draw(runs: Runs, output: Path) -> None:
     """What part of the choice went to each kind: a panel a strategy, the mean over seeds."""
+    runs = {name: runs[name] for name in whole(runs)}
     sources = sorted({s for r in runs[OURS].values() for _, chosen in r["sources"] for s in chosen})
     end = max(run["sources"][-1][0] for by in runs.values() for run in by.values())
     edges = np.linspace(0, end, BINS + 1)

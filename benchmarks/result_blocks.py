@@ -14,6 +14,7 @@ from typing import Any
 import mixed_study
 import result_costs
 import yaml
+from matched import COSTS
 from publish_comparison import on_the_way, spread
 
 from dopr.core.statistics import paired_difference
@@ -142,10 +143,28 @@ def to_final(folder: str, *names: str) -> str:
     rows = []
     for name in names:
         entry = summary["against"][name]
-        ratios = [spread(entry[cost], ".2f") for cost in mixed_study.COSTS]
+        ratios = [spread(entry[cost], ".2f") for cost in COSTS]
         rows.append([f"`{name}`", f"{entry['matched_final']:.3f}", *ratios])
     heads = (f"`dopr` against, {summary['seeds']} seeds", "its final", "rollouts", "tokens")
     return table([*heads, "seconds"], rows)
+
+
+@block
+def planned(folder: str) -> str:
+    """Of a study by kinds: ends of runs planned shorter, against the reference's whole runs."""
+    found = mixed_study.summarise(mixed_study.kept_runs(RESULTS / folder))["planned for half"]
+    names = list(next(iter(found.values()))["kinds"])
+    rows = [
+        [
+            f"`{name}`",
+            *(spread(entry[cost], ".2f") for cost in mixed_study.PLANNED),
+            f"{entry['final']:.3f}",
+            *(mixed_study.difference(entry["kinds"][kind]) for kind in names),
+        ]
+        for name, entry in found.items()
+    ]
+    heads = ("planned for half", *mixed_study.PLANNED, "ends with")
+    return table([*heads, *map(mixed_study.kind_of, names)], rows)
 
 
 @block

@@ -4,6 +4,8 @@ from typing import Any
 
 from result_blocks import block, data, table
 
+from dopr.strategies.registry import describe_strategies
+
 CHECKED = {
     "math500_test": "MATH-500",
     "gsm8k_test": "GSM8K test",
@@ -203,3 +205,26 @@ def math_reward() -> str:
         for name, found in files.items()
     ]
     return table(["file", "rows", *CHECKS], rows)
+
+
+@block
+def recorded(file: str, *names: str) -> str:
+    """A replay of a record: all strategies or the named ones, the most informative first."""
+    found = data(file)["strategies"]
+    pays = {row["name"]: row["pays"] for row in describe_strategies()}
+    chosen = names or sorted(found, key=lambda name: -found[name]["informative_share"]["mean"])
+    rows = []
+    for name in chosen:
+        one = found[name]
+        seen = one["rollouts_to_see_learnable"]["mean"]
+        rows.append(
+            [
+                f"`{name}`",
+                {"pre": "before", "post": "after"}[pays[name]],
+                "{mean:.3f} ({low:.3f} to {high:.3f})".format_map(one["informative_share"]),
+                *(f"{one[key]['mean']:.3f}" for key in ("mean_p1p", "regret", "coverage")),
+                "never" if seen is None else f"{seen:,.0f}",
+            ]
+        )
+    heads = ("", "decides ... generating", "informative groups", "p(1-p)", "regret", "coverage")
+    return table([*heads, "all learnable seen after"], rows)

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from mixed_study import COSTS, OURS, cost_of
+from matched import COSTS, OURS, Runs, cost_ratios, final, matched_final
 from picture import COLOURS, pyplot, save
 from publish_comparison import spread
 
-from dopr.core.statistics import median_with_interval, ratios
+from dopr.core.statistics import median_with_interval
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 REFERENCES = ("uniform-tuned", "grpo")
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
-NAMES = {"rollouts": "rollouts", "tokens": "tokens", "wall_s": "seconds"}
 
 
 @dataclass(frozen=True)
@@ -46,43 +44,35 @@ ARENAS = (
     Arena("hard pools, former rule", "strategies/hard/*"),
 )
 
-Evaluations = dict[str, dict[str, list[dict[str, Any]]]]
 
-
-def evaluations(folder: Path) -> Evaluations:
-    """Strategy -> seed -> rows with rollouts, tokens, seconds and accuracy."""
+def kept_runs(folder: Path) -> Runs:
+    """Strategy -> seed -> evaluations with rollouts, tokens, seconds and accuracy."""
     if (folder / "runs.json").is_file():
-        runs = json.loads((folder / "runs.json").read_text())
-        return {
-            name: {seed: run["evals"] for seed, run in by_seed.items()}
-            for name, by_seed in runs.items()
-        }
-    found: Evaluations = json.loads((folder / "curves.json").read_text())
-    return found
+        runs: Runs = json.loads((folder / "runs.json").read_text())
+        return runs
+    curves = json.loads((folder / "curves.json").read_text())
+    return {
+        name: {seed: {"evals": rows} for seed, rows in by_seed.items()}
+        for name, by_seed in curves.items()
+    }
 
 
-def matched(found: Evaluations, reference: str) -> dict[str, Any]:
+def matched(found: Runs, reference: str) -> dict[str, Any]:
     """Ratios of costs to what the reference ends with, and final differences, seed by seed."""
     seeds = sorted(set(found[OURS]) & set(found[reference]), key=int)
-    target = float(np.median([found[reference][seed][-1]["avg@k"] for seed in seeds]))
+    pairs = [(found[OURS][seed], found[reference][seed]) for seed in seeds]
+    target = matched_final({seed: found[reference][seed] for seed in seeds})
     result: dict[str, Any] = {"target": target}
     for cost, field in COSTS.items():
-        ours, theirs = (
-            [cost_of({"evals": found[name][seed]}, target, field) for seed in seeds]
-            for name in (OURS, reference)
-        )
-        totals = [found[reference][seed][-1][field] for seed in seeds]
-        values, bounded = ratios(ours, theirs, totals)
+        values, bounded = cost_ratios(pairs, target, field)
         result[cost] = {"per_seed": values, "bounded": bounded}
-    result["final_difference"] = [
-        found[OURS][seed][-1]["avg@k"] - found[reference][seed][-1]["avg@k"] for seed in seeds
-    ]
+    result["final_difference"] = [final(own) - final(other) for own, other in pairs]
     return result
 
 
 def pooled(folders: list[Path], reference: str) -> dict[str, Any] | None:
     """The same over families, pairs together; None where none of them ran the reference."""
-    kept = [evaluations(folder) for folder in folders]
+    kept = [kept_runs(folder) for folder in folders]
     parts = [matched(one, reference) for one in kept if {OURS, reference} <= set(one)]
     if not parts:
         return None
@@ -150,7 +140,7 @@ def draw(found: dict[str, dict[str, Any]], output: Path) -> None:
     panels[0].set_yticks(range(len(names)), names, fontsize=9)
     panels[0].set_ylim(-0.6, len(names) - 0.4)
     handles = [
-        pyplot().Line2D([], [], color=COLOURS[number], marker="o", linestyle="", label=NAMES[cost])
+        pyplot().Line2D([], [], color=COLOURS[number], marker="o", linestyle="", label=cost)
         for number, cost in enumerate(COSTS)
     ]
     figure.legend(handles=handles, loc="lower center", ncols=len(COSTS), frameon=False)

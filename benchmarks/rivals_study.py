@@ -22,40 +22,41 @@ from typing import Any
 
 import numpy as np
 import yaml
-from mixed_study import OURS, cost_of, difference
+from matched import (
+    COSTS,
+    OURS,
+    REFERENCE,
+    Run,
+    Runs,
+    area,
+    cost_of,
+    cost_ratios,
+    final,
+    finished,
+    lines,
+    matched_final,
+)
+from mixed_study import difference
 from picture import COLOURS, pyplot, save
 from publish_comparison import spread
 
-from dopr.core.statistics import median_with_interval, paired_difference, ratios
-
-COSTS = {"rollouts": "rollouts_total", "tokens": "generated_tokens_total", "seconds": "wall_s"}
-REFERENCE = "uniform-tuned"
-
-Run = dict[str, Any]
-Runs = dict[str, dict[str, Run]]  # strategy -> seed -> run
+from dopr.core.statistics import median_with_interval, paired_difference
 
 
-def read_runs(folder: Path, budgets: dict[str, int]) -> Runs:
-    """The runs of a comparison that came to the end of their budgets."""
+def read_runs(folder: Path) -> Runs:
+    """The runs of a comparison that came to their end."""
     found: Runs = {}
-    for file in sorted(folder.glob("runs/*/seed-*/eval.jsonl")):
-        name, seed = file.parent.parent.name, file.parent.name.removeprefix("seed-")
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        if name not in budgets or rows[-1]["rollouts_total"] < budgets[name]:
-            continue
-        steps = [json.loads(x) for x in (file.parent / "metrics.jsonl").read_text().splitlines()]
+    for name, seed, run in finished(folder):
+        steps = lines(run / "metrics.jsonl")
         rates = [row["select/signal_rate"] for row in steps if "select/signal_rate" in row]
         found.setdefault(name, {})[seed] = {
-            "evals": [{key: row[key] for key in (*COSTS.values(), "avg@k")} for row in rows],
+            "evals": [
+                {key: row[key] for key in (*COSTS.values(), "avg@k")}
+                for row in lines(run / "eval.jsonl")
+            ],
             "informative": float(np.mean(rates)) if rates else None,
         }
     return found
-
-
-def budgets_of(config: dict[str, Any]) -> dict[str, int]:
-    """Rollouts of each strategy's runs, by the config."""
-    usual = config["base"]["max_rollouts"]
-    return {name: own.get("max_rollouts", usual) for name, own in config["strategies"].items()}
 
 
 def keep(folder: Path, kept: Path) -> None:
@@ -64,27 +65,17 @@ def keep(folder: Path, kept: Path) -> None:
     for name in ("config.yaml", "tuning.json"):
         if (folder / name).exists():
             shutil.copy(folder / name, kept / name)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
     file = kept / "runs.json"
     runs = json.loads(file.read_text()) if file.exists() else {}
-    runs |= read_runs(folder, budgets_of(config))
+    runs |= read_runs(folder)
     file.write_text(json.dumps(runs, sort_keys=True) + "\n")
-
-
-def area(run: Run) -> float:
-    """Mean accuracy of the evaluations but the one before training."""
-    return float(np.mean([row["avg@k"] for row in run["evals"][1:]]))
-
-
-def final(run: Run) -> float:
-    return float(run["evals"][-1]["avg@k"])
 
 
 def summarise_pool(families: dict[str, tuple[dict[str, Any], Runs]]) -> dict[str, Any]:
     """What each strategy took and how `dopr` stands to it, families and seeds together."""
     goals = {
         family: {
-            "matched_final": float(np.median([final(run) for run in runs[REFERENCE].values()])),
+            "matched_final": matched_final(runs[REFERENCE]),
             "target": float(config["target"]["value"]),
         }
         for family, (config, runs) in families.items()
@@ -134,10 +125,7 @@ def _against(families: Any, goals: Any, name: str) -> dict[str, Any]:
         bounded = 0
         for family in which:
             value, field = goals[family][goal], COSTS[cost]
-            ours = [cost_of(own, value, field) for own, _ in pairs[family]]
-            theirs = [cost_of(other, value, field) for _, other in pairs[family]]
-            totals = [other["evals"][-1][field] for _, other in pairs[family]]
-            found, upper = ratios(ours, theirs, totals)
+            found, upper = cost_ratios(pairs[family], value, field)
             values, bounded = values + found, bounded + upper
         return median_with_interval(values) | {"per_run": values, "bounded": bounded}
 
@@ -164,11 +152,11 @@ def _against(families: Any, goals: Any, name: str) -> dict[str, Any]:
 
 def table(summary: dict[str, Any]) -> str:
     """Markdown: for each pool what the strategies took, then how `dopr` stands to them."""
-    lines: list[str] = []
+    rows: list[str] = []
     for pool, entry in summary.items():
         goals = ", ".join(f"`{f}` {g['matched_final']:.3f}" for f, g in entry["families"].items())
-        lines += [f"### Pool `{pool}`", "", f"To what `{REFERENCE}` ends with: {goals}.", ""]
-        lines += [
+        rows += [f"### Pool `{pool}`", "", f"To what `{REFERENCE}` ends with: {goals}.", ""]
+        rows += [
             "| strategy | arrived | rollouts | tokens | seconds | mean accuracy | final | "
             "informative groups |",
             "| --- |" + " --- |" * 7,
@@ -177,17 +165,17 @@ def table(summary: dict[str, Any]) -> str:
             one = entry["strategies"][name]
             costs = [_number(one["costs"][cost]["median"]) for cost in COSTS]
             share = "" if one["informative"] is None else f"{one['informative']:.2f}"
-            lines.append(
+            rows.append(
                 f"| `{name}` | {one['arrived']}/{one['runs']} | {' | '.join(costs)} | "
                 f"{one['area']['median']:.3f} | {one['final']['median']:.3f} | {share} |"
             )
-        lines += ["", *_against_table(entry), ""]
-    return "\n".join(lines)
+        rows += ["", *_against_table(entry), ""]
+    return "\n".join(rows)
 
 
 def _against_table(entry: dict[str, Any]) -> list[str]:
     families = list(entry["families"])
-    lines = [
+    rows = [
         f"| `{OURS}` / it | rollouts | tokens | seconds | "
         + " | ".join(f"rollouts, `{family}`" for family in families)
         + " | rollouts to the target | mean accuracy | final |",
@@ -204,8 +192,8 @@ def _against_table(entry: dict[str, Any]) -> list[str]:
         ]
         cells.append(spread(found["target"], ".2f"))
         cells += [difference(found[key]) for key in ("area", "final")]
-        lines.append(f"| `{name}` | " + " | ".join(cells) + " |")
-    return lines
+        rows.append(f"| `{name}` | " + " | ".join(cells) + " |")
+    return rows
 
 
 def in_order(entry: dict[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Advantage estimators against numbers worked out by hand."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -137,6 +137,45 @@ def test_unscored_rollouts_get_no_advantage() -> None:
         assert advantages[1] == 0 and advantages[0] > 0 > advantages[2]
         (none,) = compute_advantages([group(0, [np.nan, np.nan])], ledger, estimator)
         assert not none.any()
+
+
+def test_advantages_against_what_was_expected_by_hand() -> None:
+    # Both right where 0.8 was expected: still a gradient, and a small one.
+    sure = replace(group(0, [1, 1]), expected_mean=0.8, expected_std=0.4)
+    poor = replace(group(0, [1, 0]), expected_mean=0.2, expected_std=0.4)
+    found = compute_advantages([sure, poor], Ledger(1), "forecast")
+    assert found[0] == pytest.approx(np.array([0.2, 0.2]) / 0.4001)
+    assert found[1] == pytest.approx(np.array([0.8, -0.2]) / 0.4001)
+    plain = compute_advantages([sure, poor], Ledger(1), "forecast", scale="none")
+    assert np.concatenate(plain) == pytest.approx([0.2, 0.2, 0.8, -0.2])
+    by_batch = compute_advantages([sure, poor], Ledger(1), "forecast", scale="batch")
+    assert by_batch[0] == pytest.approx(np.array([0.2, 0.2]) / (np.sqrt(1 / 4) + 1e-4))
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+def test_groups_of_which_nothing_was_expected_are_group_relative(scale: str) -> None:
+    groups = [group(0, [1, 0, 0]), replace(group(0, [1, 0, 1]), baseline=0.5, std=2.0)]
+    found = compute_advantages(groups, Ledger(1), "forecast", scale)
+    wanted = compute_advantages(groups, Ledger(1), "group", scale)
+    assert np.concatenate(found).tolist() == np.concatenate(wanted).tolist()
+
+
+@pytest.mark.parametrize("estimator", ["group", "leave_one_out", "dbb", "zvp"])
+def test_what_was_expected_is_advice_for_one_estimator_alone(estimator: str) -> None:
+    plain = group(0, [1, 0, 0])
+    advised = replace(plain, expected_mean=0.9, expected_std=0.3)
+    ledger = Ledger(1)
+    ledger.observe([plain])
+    found, wanted = (compute_advantages([g], ledger, estimator)[0] for g in (advised, plain))
+    assert found.tolist() == wanted.tolist()
+
+
+def test_what_was_expected_goes_with_a_group_that_is_cut_and_not_with_one_that_is_joined() -> None:
+    advised = replace(group(0, [1, 0, 0]), expected_mean=0.9, expected_std=0.3)
+    kept = advised.keep(np.array([0]))
+    assert (kept.expected_mean, kept.expected_std) == (0.9, 0.3)
+    joined = advised.join(advised)
+    assert joined.expected_mean is None and joined.expected_std is None
 
 
 def test_own_baseline_and_weights_are_used() -> None:

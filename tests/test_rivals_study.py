@@ -16,6 +16,7 @@ from dopr.core.stream import PromptStream
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import lying_likeness
+import mixed_study
 import rivals_study
 
 
@@ -73,10 +74,15 @@ def test_runs_that_have_not_come_to_their_end_are_not_kept(tmp_path: Path) -> No
         folder.mkdir(parents=True)
         rows = run(0.1, 0.2, 0.3)["evals"][: rollouts // 100 + 1]
         (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        done = {"finished": rollouts == 200}
+        (folder / "done.json").write_text(json.dumps(done))
         steps = [{"select/signal_rate": 0.25}, {"loss": 1.0}, {"select/signal_rate": 0.75}]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
-    found = rivals_study.read_runs(tmp_path, {"dopr": 200})
-    assert list(found["dopr"]) == ["0"] and found["dopr"]["0"]["informative"] == 0.5
+    (tmp_path / "runs" / "uniform-tuned" / "seed-0").mkdir(parents=True)  # was killed
+    found = rivals_study.read_runs(tmp_path)
+    assert list(found) == ["dopr"] and list(found["dopr"]) == ["0"]
+    assert found["dopr"]["0"]["informative"] == 0.5
+    assert list(mixed_study.read_runs(tmp_path)["dopr"]) == ["0"]
 
 
 @pytest.mark.parametrize("kind", [lying_likeness.ShuffledDoPR, lying_likeness.SameDoPR])

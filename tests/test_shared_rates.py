@@ -5,7 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dopr.core.advantages import compute_advantages
 from dopr.core.driver import Driver
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger
@@ -57,6 +60,50 @@ def learned(strategy: DoPR, ledger: Ledger, groups: list[Group]) -> None:
     ledger.observe(groups)
     strategy.learn(groups, ids, forecasts, ledger)
     ledger.end_step()
+
+
+def test_what_is_to_be_expected_of_a_prompt_is_the_mean_of_its_posterior() -> None:
+    # Beta(1, 1) believed 3 to 1 over Beta(3, 1); two of two right, likelihoods 1/3 and 3/5, so
+    # that they are believed 1 to 0.6 now, and their means are 3/4 and 5/6.
+    weights = np.array([[0.75, 0.5], [0.25, 0.5]])
+    both = Forecasts(np.array([[1.0, 1.0], [3.0, 3.0]]), np.ones((2, 2)), weights)
+    strategy, ledger = DoPR(), Ledger(8)
+    strategy._evidence = np.zeros((2, 2))
+    groups = [group(7, [float("nan")] * 2), group(5, [1, 1])]
+    ledger.observe(groups)
+    expected = strategy.learn(groups, np.array([5, 7]), both, ledger)
+    assert np.isnan(expected[0])
+    assert expected[1] == pytest.approx((0.25 * 3 / 4 + 0.15 * 5 / 6) / 0.4)
+
+
+@given(
+    rewards=st.lists(st.sampled_from([0.0, 0.5, 1.0, float("nan")]), min_size=1, max_size=6),
+    low=st.floats(-2, 2),
+    spread=st.floats(0.1, 5),
+)
+def test_what_is_expected_of_a_group_lies_within_the_rewards_and_bounds_advantages(
+    rewards: list[float], low: float, spread: float
+) -> None:
+    strategy, ledger = DoPR(), Ledger(3)
+    ends = group(2, [low, low + spread])
+    mine = group(0, [low + spread * reward for reward in rewards])
+    ids = np.array([0, 2])
+    forecasts = strategy.forecast(ids, None, ledger)
+    ledger.observe([mine, ends])
+    rates = strategy.learn([mine, ends], ids, forecasts, ledger)
+    found = strategy.expecting([mine, ends], rates, ledger)
+    (advantages,) = compute_advantages(found[:1], ledger, "forecast")
+    if not mine.scored.size:
+        assert found[0] is mine and not advantages.any()
+        return
+    assert low < found[0].expected_mean < low + spread
+    assert 0 < found[0].expected_std <= spread / 2 * (1 + 1e-9)
+    # Of six equal rewards, four coins assumed beside them: 4 / 10 of a verdict's variance.
+    assert np.abs(advantages).max() <= 2 / np.sqrt(0.4)
+    # A better rollout never has the smaller advantage.
+    scored = ~np.isnan(mine.rewards)
+    order = np.argsort(mine.rewards[scored], kind="stable")
+    assert (np.diff(advantages[scored][order]) >= -1e-12).all()
 
 
 def test_forecasts_start_from_a_coin_the_pool_and_the_pool_at_first() -> None:

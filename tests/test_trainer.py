@@ -1,5 +1,6 @@
 """DoPRTrainer on a real tiny model: groups of any size, any number of rounds, any micro-batches."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,7 +128,8 @@ def test_run_without_any_reward_variance_ends_and_is_counted(tmp_path: Path) -> 
     def always_right(completions: list[str], **columns: Any) -> list[float]:
         return [1.0] * len(completions)
 
-    trainer = make_trainer(tmp_path, None, always_right, empty_update="skip")
+    options = {"empty_update": "skip", "advantage_estimator": "group"}
+    trainer = make_trainer(tmp_path, None, always_right, **options)
     before = parameters(trainer)
     trainer.train()
     assert trainer.driver.spent.empty_steps == 4
@@ -214,6 +216,28 @@ def test_the_loss_is_given_the_advantages_of_the_estimator(
     given = [float(row["advantages"].flatten()[0]) for _, row in recorder.rows()]
     assert sorted(given) == pytest.approx(sorted(wanted), abs=1e-5)
     assert not torch.equal(before, parameters(trainer))
+
+
+@pytest.mark.parametrize("estimator", ["forecast", "group"])
+def test_groups_that_all_went_one_way_teach_where_something_else_was_expected(
+    tmp_path: Path, estimator: str
+) -> None:
+    def right(completions: list[str], **columns: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    options = {} if estimator == "forecast" else {"advantage_estimator": estimator}
+    trainer = make_trainer(tmp_path, None, right, **options, max_steps=1)
+    recorder, before = Recorder(trainer), parameters(trainer)
+    trainer.train()
+    given = np.array([float(row["advantages"].flatten()[0]) for _, row in recorder.rows()])
+    # Four forecasts of twenty start from a coin, Beta(1, 1), the others from Beta(a, a), whose
+    # spread is 0.35; then four of four are right. A coin's deviation is 1/2.
+    a = (0.25 / 0.35**2 - 1) / 2
+    coin, other = 4 * 1 / 5, 16 * math.prod((a + n) / (2 * a + n) for n in range(4))
+    expected = (coin * 5 / 6 + other * (a + 4) / (2 * a + 4)) / (coin + other)
+    wanted = (1 - expected) / (0.5 + 1e-4) if estimator == "forecast" else 0.0
+    assert given == pytest.approx(wanted, rel=1e-4)
+    assert torch.equal(before, parameters(trainer)) == (estimator == "group")
 
 
 def test_plain_grpo_config_gives_dopr_with_defaults(tmp_path: Path) -> None:

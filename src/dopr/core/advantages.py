@@ -65,6 +65,22 @@ def discounted_beta_bernoulli(group: Group, ledger: Ledger) -> Array:
     return np.nan_to_num(((group.rewards - low) / spread - mean) / std, nan=0.0)
 
 
+def forecast(group: Group, ledger: Ledger) -> Array:
+    """A_i = r_i - m, m the reward that the strategy expects of the prompt; scaled by its own s.
+
+    Among what it expects are the group's own rewards, as a posterior holds them: r_i enters m like
+    the others, which shortens every advantage alike. A group mean of few rollouts is a poor
+    baseline, and none at all where all of them went the same way; a strategy that knows the prompt,
+    or prompts like it, knows better. Groups that no strategy expected anything of are
+    `group_relative`.
+
+    Source: ours; DBB [2603.18444, V] does so with the prompt's own past alone.
+    """
+    if group.expected_mean is None:
+        return _group(group, ledger)
+    return group_relative(group.rewards, group.expected_mean)
+
+
 def usual_discount(strategy: Strategy, estimator: str) -> float | None:
     """The ledger's discount where the run's settings give none; None leaves it to the strategy.
 
@@ -102,7 +118,9 @@ def _mean(rewards: Array) -> float:
     return float(scored.mean()) if scored.size else 0.0
 
 
-def _group_std(group: Group) -> float:
+def _group_std(group: Group, estimator: str) -> float:
+    if estimator == "forecast" and group.expected_std is not None:
+        return group.expected_std
     return _std(group.rewards) if group.std is None else group.std
 
 
@@ -140,6 +158,7 @@ def _against_others(rewards: Array, baseline: float | None, averaged: Array) -> 
 # Most give advantages in units of reward, which may still be scaled; DBB brings its own scale, and
 # so do the groups without variance under zvp.
 ESTIMATORS: dict[str, Callable[[Group, Ledger], Array]] = {
+    "forecast": forecast,
     "group": _group,
     "leave_one_out": _leave_one_out,
     "dbb": discounted_beta_bernoulli,
@@ -155,10 +174,10 @@ def compute_advantages(
     Args:
         groups: finished groups, of any sizes.
         ledger: what is known about their prompts, these groups included.
-        estimator: `group`, `leave_one_out`, `dbb` or `zvp`.
-        scale: `group` divides by the group's standard deviation (its own `std` where it has one),
-            `batch` by that of all rewards, `none` by nothing (TRL's `scale_rewards`). DBB brings
-            its own scale.
+        estimator: `forecast`, `group`, `leave_one_out`, `dbb` or `zvp`.
+        scale: `group` divides by the group's standard deviation (its own `std` where it has one;
+            with `forecast` what was expected), `batch` by that of all rewards, `none` by nothing
+            (TRL's `scale_rewards`). DBB brings its own scale.
 
     Returns:
         One array of shape (n,) per group; the group's `weights` are multiplied in.
@@ -176,7 +195,7 @@ def compute_advantages(
         advantages = ESTIMATORS[estimator](group, ledger)
         own_scale = estimator == "dbb" or (estimator == "zvp" and not group.informative)
         if not own_scale and scale != "none":
-            std = _group_std(group) if scale == "group" else batch_std
+            std = _group_std(group, estimator) if scale == "group" else batch_std
             advantages = advantages / (std + STD_EPSILON)
         result.append(advantages if group.weights is None else advantages * group.weights)
     return result

@@ -84,6 +84,9 @@ class Group:
         weights: shape (n,), factors on the advantages.
         std: what `scale_rewards: group` divides by instead of the standard deviation of all the
             group's rewards, in units of reward.
+        expected_mean, expected_std: of a reward of this prompt, by what the strategy had forecast
+            and these rewards together; what the estimator `forecast` goes by. Advice, unlike
+            `baseline` and `std`: other estimators and engines leave it aside.
     """
 
     prompt_id: int
@@ -98,6 +101,8 @@ class Group:
     baseline: float | None = None
     weights: NDArray[np.float64] | None = None
     std: float | None = None
+    expected_mean: float | None = None
+    expected_std: float | None = None
 
     @property
     def num_rollouts(self) -> int:
@@ -161,6 +166,8 @@ class Group:
             self.baseline,
             self.weights,
             self.std,
+            self.expected_mean,
+            self.expected_std,
         )
 
     def join(self, other: "Group") -> "Group":
@@ -168,7 +175,7 @@ class Group:
 
         What is said of single rollouts goes with them: a rollout that was to be kept is kept, and
         weights stay. The step is that of the older group, the entropy the mean over the tokens of
-        both.
+        both. What was expected of either is dropped: it knew only a part of these rewards.
 
         Raises:
             ValueError: the groups are of different prompts, or have different baselines or standard

@@ -25,7 +25,7 @@ def check_aggregation(aggregation: str, estimator: str) -> None:
     Raises:
         UserError: both are asked for.
     """
-    if aggregation == NORMALIZE_THEN_SUM and estimator != "group":
+    if aggregation == NORMALIZE_THEN_SUM and estimator not in ("forecast", "group"):
         raise UserError(
             f"advantage_estimator {estimator!r} knows one reward a rollout, which "
             "multi_objective_aggregation='normalize_then_sum' does not make; set one of the two "

@@ -91,13 +91,16 @@ def is_plain_batch(
     )
 
 
-def trl_advantages_hold(kept: Sequence[Group]) -> bool:
+def trl_advantages_hold(kept: Sequence[Group], estimator: str) -> bool:
     """Whether TRL's own group advantages are right for groups that fill its batch as they came.
 
     Args:
         kept: at least one group.
+        estimator: of the advantages that are wanted.
     """
-    holds: bool = kept[0].handle[0].round.advantages_hold
+    if estimator == "forecast" and any(group.expected_mean is not None for group in kept):
+        return False
+    holds: bool = estimator in ("forecast", "group") and kept[0].handle[0].round.advantages_hold
     own = [(group.baseline, group.weights, group.std) for group in kept]
     return holds and all(value is None for values in own for value in values)
 

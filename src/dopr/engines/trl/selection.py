@@ -28,14 +28,17 @@ class MethodSettings:
         ibro_coefficient: weight of the advantage-weighted token entropy; None takes the
             objective's, which is 0 for all but `ibro`.
         ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
-        advantage_estimator: `group` (TRL's own), `leave_one_out`, `dbb` or `zvp`; see
-            `dopr.core.advantages`. `scale_rewards` does not apply to `dbb`.
+        advantage_estimator: what is subtracted from rewards: `forecast`, what the strategy expects
+            of the prompt (`dopr` does; TRL's own where it expects nothing), `group` (TRL's own),
+            `leave_one_out`, `dbb` or `zvp`; see `dopr.core.advantages`. `scale_rewards` does not
+            apply to `dbb`.
         ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, in what
             strategies and the advantages of `dbb` know of it (there it is lambda). None takes the
             strategy's, which is 1 for most; with `dbb` 0.5 takes the place of such a 1.
-        empty_update: what to do in a step whose groups all lack reward variance. `take` the
-            optimiser step on what there is, as TRL does (momentum and decay still act), or `skip`
-            it. A step with nothing to train on at all is always skipped.
+        empty_update: what to do in a step without any advantage, such as one whose groups all lack
+            reward variance. `take` the optimiser step on what there is, as TRL does (momentum and
+            decay still act), or `skip` it. A step with nothing to train on at all is always
+            skipped.
         feedback_delay: choose so many batches of rollouts ahead, as an engine must that generates
             while it trains: what is rolled out is decided while the rewards of so many batches
             before it are not known yet. What is chosen in the loader's order rests on no reward,
@@ -64,7 +67,7 @@ class MethodSettings:
         metadata={"help": "Of that weight over the run.", "choices": IBRO_SCHEDULES},
     )
     advantage_estimator: str = field(
-        default="group",
+        default="forecast",
         metadata={"help": "Rewards to advantages.", "choices": tuple(ESTIMATORS)},
     )
     ledger_discount: float | None = field(

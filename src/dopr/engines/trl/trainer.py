@@ -322,8 +322,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         usual = self.args.per_device_train_batch_size * self.args.steps_per_generation
         processes = self.accelerator.num_processes
         own_shape = is_plain_batch(outcome.kept, outcome.generated, usual, processes)
-        in_groups = settings.advantage_estimator == "group"
-        if own_shape and in_groups and trl_advantages_hold(outcome.kept):
+        if own_shape and trl_advantages_hold(outcome.kept, settings.advantage_estimator):
             return self._whole(outcome.kept, None)
         correct_advantages(self._logs, outcome, advantages)
         flat = np.concatenate(advantages) if advantages else np.empty(0)

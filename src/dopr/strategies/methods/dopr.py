@@ -10,7 +10,7 @@ the best alone goes through them one after another; so what a prompt is worth fa
 had their share of the choice (`dopr.strategies.parts.even_shares`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
-from dopr.core.strategy import StepPlan, require
+from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
-from dopr.core.success_rates import to_unit
+from dopr.core.success_rates import reward_range, to_unit
 from dopr.strategies.methods.dopr_paper import DoPRPaper, Scores
 from dopr.strategies.parts.even_shares import EvenShares
 from dopr.strategies.parts.expected_tokens import ExpectedTokens
@@ -92,10 +92,35 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         chosen = candidates[best]
         groups = yield self.requests(chosen)
         known = forecasts.of(best)
-        self.learn(groups, chosen, known, ledger)
+        expected = self.learn(groups, chosen, known, ledger)
         if self.cost == "tokens":
             self.note_lengths(groups, chosen, known.inputs)
-        return groups
+        return self.expecting(groups, expected, ledger)
+
+    def expecting(
+        self, groups: list[Group], rates: NDArray[np.float64], ledger: Ledger
+    ) -> list[Group]:
+        """The groups with the rewards that are expected of their prompts.
+
+        The standard deviation is that of a fair coin, as far as rewards vary like verdicts, and not
+        the prompt's own: divided by that, what hardly ever happens would rule the step.
+
+        Args:
+            groups: finished ones.
+            rates: success rates to expect, shape (groups,); NaN where nothing is known.
+            ledger: what is known, these groups included.
+        """
+        low, high = reward_range(ledger)
+        shown = self.variance_shown(np.array([group.prompt_id for group in groups], int), ledger)
+        stds = 0.5 * np.sqrt(shown)
+        return [
+            group
+            if np.isnan(rate)
+            else replace(
+                group, expected_mean=low + (high - low) * rate, expected_std=(high - low) * std
+            )
+            for group, rate, std in zip(groups, rates.tolist(), stds.tolist(), strict=True)
+        ]
 
     def score(
         self,

@@ -183,7 +183,7 @@ class SharedRates(PromptFeatures):
         ids: NDArray[np.int64],
         forecasts: Forecasts,
         ledger: Ledger,
-    ) -> None:
+    ) -> Array:
         """Take in what came out, after the ledger has.
 
         Args:
@@ -191,16 +191,22 @@ class SharedRates(PromptFeatures):
             ids: of the prompts rolled out, shape (k,).
             forecasts: of these, as they were before.
             ledger: what is known now.
+
+        Returns:
+            The success rate to expect of each group's prompt, by its forecasts and by what came out
+            together, in (0, 1), shape (groups,); NaN where nothing came out.
         """
+        expected = np.full(len(groups), np.nan)
         self._evidence *= KEEP_EVIDENCE
         inputs = forecasts.inputs
         if inputs is not None:
             memories = np.tile(MEMORIES, len(self._evidence[1]) // len(MEMORIES))
             self._regressions[0] *= math.exp(-float((self._beliefs()[1] / memories).sum()))
         place = {int(prompt): position for position, prompt in enumerate(ids)}
-        seen = [group for group in groups if group.scored.size and group.prompt_id in place]
-        if not seen:
-            return
+        scored = [i for i, g in enumerate(groups) if g.scored.size and g.prompt_id in place]
+        if not scored:
+            return expected
+        seen = [groups[i] for i in scored]
         positions = np.array([place[group.prompt_id] for group in seen])
         rates = np.array([float(to_unit(group.mean, ledger)) for group in seen])
         counts = np.array([group.scored.size for group in seen])
@@ -208,17 +214,23 @@ class SharedRates(PromptFeatures):
         # Half a success and half a failure more: eight of eight right is no certainty.
         smoothed = (rates * counts + 0.5) / (counts + 1)
         sampling = smoothed * (1 - smoothed) / counts
-        for position, rate, count, first, noise in zip(
-            positions, rates.tolist(), counts.tolist(), new.tolist(), sampling.tolist(), strict=True
+        for i, position, rate, count, first, noise in zip(
+            *(scored, positions, rates.tolist(), counts.tolist(), new.tolist(), sampling.tolist()),
+            strict=True,
         ):
             alpha, beta = forecasts.alpha[:, position], forecasts.beta[:, position]
-            self._evidence[0 if first else 1] += log_likelihood(rate * count, count, alpha, beta)
+            likely = log_likelihood(rate * count, count, alpha, beta)
+            self._evidence[0 if first else 1] += likely
+            believed = forecasts.weights[:, position] * np.exp(likely - likely.max())
+            means = (alpha + rate * count) / (alpha + beta + count)
+            expected[i] = believed @ means / believed.sum()
             for which in (0, 1) if first else (0,):
                 self._pool[which] *= KEEP_POOL
                 self._pool[which] += (1.0, rate, rate * rate, noise)
         if inputs is not None:
             for sums, rows in zip(self._regressions, (np.ones_like(new), new), strict=True):
                 observe(sums, inputs[positions[rows]], rates[rows], sampling[rows] + 1e-6)
+        return expected
 
 
 def _start(center: Array, variance: Array) -> tuple[Array, Array]:
