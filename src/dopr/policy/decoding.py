@@ -6,6 +6,7 @@ saves what that loop spends on every token:
 
 - keys and values go into room set aside for them and are not copied at every token;
 - the layers' operations are called without the wrappers around them (`dopr.policy.direct_layers`);
+- where no code of others sees a tensor, autograd notes nothing about them (inference mode);
 - rollouts of one prompt share its prefill;
 - rows that have ended leave the batch;
 - a token takes one random number a row.
