@@ -11,8 +11,9 @@ saves what that loop spends on every token:
 - rows that have ended leave the batch;
 - a token takes one random number a row.
 
-All but the first change the last bit of a logit or the order of random numbers. `exact` does
-without them and calls the library's layers, so that the same random state gives the same tokens.
+The last three and the operations change the last bit of a logit or the order of random numbers.
+`exact` does without all but the first and calls the library's layers, so that the same random state
+gives the same tokens.
 """
 
 import contextlib
