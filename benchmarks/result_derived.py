@@ -132,6 +132,20 @@ def tuning(results: Path) -> Any:
 
 
 @derived
+def forecast_tries(results: Path) -> Any:
+    """By how much the forecast as baseline raised the area of `dopr`'s tries, of those both had."""
+    found = []
+    for folder in ("half", "forecast"):
+        tuned = read(results / "mixed" / folder / "tuning.json")["strategies"]["dopr"]
+        scores = {name: float(np.mean(scores)) for name, scores in tuned["scores"].items()}
+        found.append(
+            {json.dumps(t, sort_keys=True): scores[name] for name, t in tuned["tries"].items()}
+        )
+    gains = [found[1][step] - found[0][step] for step in found[1] if step in found[0]]
+    return {"steps": len(gains), "low": min(gains), "high": max(gains)}
+
+
+@derived
 def ablation(results: Path) -> Any:
     """Mean accuracy of every part left out, by pool, and its range over the plateau."""
     found: dict[str, Any] = {}

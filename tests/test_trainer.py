@@ -128,8 +128,7 @@ def test_run_without_any_reward_variance_ends_and_is_counted(tmp_path: Path) -> 
     def always_right(completions: list[str], **columns: Any) -> list[float]:
         return [1.0] * len(completions)
 
-    options = {"empty_update": "skip", "advantage_estimator": "group"}
-    trainer = make_trainer(tmp_path, None, always_right, **options)
+    trainer = make_trainer(tmp_path, None, always_right, empty_update="skip")
     before = parameters(trainer)
     trainer.train()
     assert trainer.driver.spent.empty_steps == 4
@@ -225,8 +224,7 @@ def test_groups_that_all_went_one_way_teach_where_something_else_was_expected(
     def right(completions: list[str], **columns: Any) -> list[float]:
         return [1.0] * len(completions)
 
-    options = {} if estimator == "forecast" else {"advantage_estimator": estimator}
-    trainer = make_trainer(tmp_path, None, right, **options, max_steps=1)
+    trainer = make_trainer(tmp_path, None, right, advantage_estimator=estimator, max_steps=1)
     recorder, before = Recorder(trainer), parameters(trainer)
     trainer.train()
     given = np.array([float(row["advantages"].flatten()[0]) for _, row in recorder.rows()])

@@ -134,11 +134,10 @@ class ChoosingLoop(_AsyncRolloutLoop):
         return samples
 
     def _rows_of(self, group: Group, rows: Rows) -> list[RolloutSample]:
-        own = (group.kept, group.baseline, group.weights, group.std, group.expected_mean)
-        plain = all(value is None for value in own)
+        plain = group.kept is group.baseline is group.weights is group.std is None
         if plain and len(group.handle) == 1:
             return [row for mine in rows for row in mine]  # with TRL's own advantages
-        (advantages,) = compute_advantages([group], self.chooser.driver.ledger, "forecast")
+        (advantages,) = compute_advantages([group], self.chooser.driver.ledger)
         kept = range(group.num_rollouts) if group.kept is None else group.kept.tolist()
         for i in kept:
             for row in rows[i]:

@@ -28,9 +28,9 @@ class MethodSettings:
         ibro_coefficient: weight of the advantage-weighted token entropy; None takes the
             objective's, which is 0 for all but `ibro`.
         ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
-        advantage_estimator: what is subtracted from rewards: `forecast`, what the strategy expects
-            of the prompt (`dopr` does; TRL's own where it expects nothing), `group` (TRL's own),
-            `leave_one_out`, `dbb` or `zvp`; see `dopr.core.advantages`. `scale_rewards` does not
+        advantage_estimator: what rewards are held against: `group` (TRL's own), `leave_one_out`,
+            `forecast`, what the strategy expects of the prompt (`dopr` does; TRL's own where it
+            expects nothing), `dbb` or `zvp`; see `dopr.core.advantages`. `scale_rewards` does not
             apply to `dbb`.
         ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, in what
             strategies and the advantages of `dbb` know of it (there it is lambda). None takes the
@@ -67,7 +67,7 @@ class MethodSettings:
         metadata={"help": "Of that weight over the run.", "choices": IBRO_SCHEDULES},
     )
     advantage_estimator: str = field(
-        default="forecast",
+        default="group",
         metadata={"help": "Rewards to advantages.", "choices": tuple(ESTIMATORS)},
     )
     ledger_discount: float | None = field(
