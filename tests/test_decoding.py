@@ -23,6 +23,7 @@ from transformers import (
 
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy import decoding
+from dopr.policy.direct_layers import as_operation, attend
 from dopr.policy.generation import decoding_loop, faster_generation, is_supported
 from dopr.policy.roomy_cache import RoomyLayer
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
@@ -83,7 +84,8 @@ def batch(rows_each: int = 3) -> dict[str, torch.Tensor]:
 
 def complete(model: Any, inputs: dict[str, torch.Tensor], **options: Any) -> torch.Tensor:
     settings = {"max_new_tokens": 70, "do_sample": True, "top_k": 0, "pad_token_id": 0}
-    extra = {k: options.pop(k) for k in ("custom_generate", "stopping_criteria") if k in options}
+    not_settings = ("custom_generate", "stopping_criteria", "logits_processor")
+    extra = {k: options.pop(k) for k in not_settings if k in options}
     config = GenerationConfig(**settings | {"eos_token_id": 1} | options)
     torch.manual_seed(11)
     with torch.no_grad():
@@ -258,6 +260,87 @@ def test_cache_grows_and_keeps_rows() -> None:
     assert torch.equal(seen[:, :, :200], keys[[1, 1, 0]])
     assert torch.equal(worth[:, :, :200], values[[1, 1, 0]])
     assert torch.equal(seen[:, :, 200], extra)
+
+
+def test_on_a_cpu_the_tokens_of_a_head_lie_behind_each_other() -> None:
+    cache = RoomyLayer(limit=9)
+    keys = torch.randn(2, 3, 4, 5)
+    cache.update(keys, keys)
+    seen, _ = cache.append(keys[:, :, 0], keys[:, :, 0])
+    assert seen.stride() == (3 * 9 * 5, 9 * 5, 5, 1)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_attention_of_one_token_is_that_of_the_library(
+    padded: bool, precision: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    query = torch.randn(3, 2, 4, 8).to(precision)  # 3 rows, 2 keys for 4 heads each
+    keys, values = torch.randn(2, 3, 2, 7, 8).to(precision)
+    lengths = torch.tensor([0, 3, 6])
+    mask = (torch.arange(7) >= lengths[:, None])[:, None, None] if padded else None
+    usual = torch.nn.functional.scaled_dot_product_attention(
+        query, keys, values, attn_mask=mask, scale=0.3
+    )
+    assert torch.allclose(attend(query, keys, values, mask, 0.3), usual, atol=1e-12, rtol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e4])
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_norms_are_the_library_s(size: float, precision: torch.dtype) -> None:
+    norm = make("qwen3").model.layers[0].self_attn.q_norm.to(precision)
+    heads = size * torch.randn(3, 4, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        ours, usual = as_operation(norm)(heads.to(precision)), norm(heads.to(precision))
+    assert torch.allclose(
+        ours.float(), usual.float(), rtol=1e-5 if precision.itemsize > 2 else 1e-2
+    )
+
+
+def test_a_changed_module_is_called_as_it_is() -> None:
+    layer = torch.nn.Linear(3, 3)
+    assert as_operation(layer) is not layer
+    layer.register_forward_hook(lambda *_: None)
+    assert as_operation(layer) is layer
+
+
+def test_tokens_can_be_trained_on() -> None:
+    """The loop computes in inference mode; what was made there cannot be kept for a gradient."""
+    model = make("llama")
+    tokens = complete(model, batch(), custom_generate=decoding_loop(model))
+    model(tokens, labels=tokens).loss.backward()
+    assert not tokens.is_inference() and model.lm_head.weight.grad is not None
+
+
+@pytest.mark.parametrize("kind", ["processor", "criterion", "adapter"])
+def test_what_others_see_of_the_loop_can_be_trained_on(kind: str) -> None:
+    model = make("llama").float()
+    seen: list[torch.Tensor] = []
+
+    class Looks(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kwargs: Any) -> Any:
+            seen.append(scores)
+            return torch.zeros(len(input_ids), dtype=torch.bool)
+
+    def processor(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores[:, 5] = -torch.inf  # in place, as some do
+        seen.append(scores)
+        return scores
+
+    loop = decoding_loop(model)
+    options: dict[str, Any] = {}
+    if kind == "processor":
+        options["logits_processor"] = [processor]
+    elif kind == "criterion":
+        options["stopping_criteria"] = StoppingCriteriaList([Looks()])
+    else:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2))
+        loop = decoding_loop(model)
+        part = model.base_model.model.model.layers[0].mlp.down_proj
+        part.register_forward_hook(lambda _, __, output: seen.append(output))
+    ids = complete(model, batch(), custom_generate=loop, max_new_tokens=6, **options)
+    assert len(seen) >= 6 and not any(x.is_inference() for x in [*seen, ids])
 
 
 @pytest.mark.usefixtures("library_noise")

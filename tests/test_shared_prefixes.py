@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig
 from transformers import (
@@ -214,6 +214,7 @@ def test_under_autocast_the_difference_is_that_of_bfloat16(tmp_path: Path, adapt
     assert 0 < errors[0] < 2 * errors[1]
 
 
+@settings(deadline=None)
 @given(
     groups=st.lists(
         st.tuples(st.integers(1, 9), st.lists(st.integers(0, 6), min_size=1, max_size=4)),

@@ -6,16 +6,19 @@ saves what that loop spends on every token:
 
 - keys and values go into room set aside for them and are not copied at every token;
 - the layers' operations are called without the wrappers around them (`dopr.policy.direct_layers`);
+- where no code of others sees a tensor, autograd notes nothing about them (inference mode);
 - rollouts of one prompt share its prefill;
 - rows that have ended leave the batch;
 - a token takes one random number a row.
 
-All but the first change the last bit of a logit or the order of random numbers. `exact` does
-without them and calls the library's layers, so that the same random state gives the same tokens.
+The last three and the operations change the last bit of a logit or the order of random numbers.
+`exact` does without all but the first and calls the library's layers, so that the same random state
+gives the same tokens.
 """
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,7 +34,7 @@ from transformers import (
 )
 from transformers.cache_utils import Cache
 
-from dopr.policy.direct_layers import DirectLayer, as_operation, attention_kernels
+from dopr.policy.direct_layers import DirectLayer, as_operation, attention_kernels, is_direct
 from dopr.policy.roomy_cache import RoomyLayer
 
 # Changes of the logits that ask nothing but a row's own logits and length.
@@ -77,44 +80,76 @@ def sample(
     """
     end = stopping_criteria.max_length
     assert end is not None  # `generate` always sets one
-    ended = _end_test(stopping_criteria, input_ids.device)
     decoder = _Decoder(model, end, exact)
     logits = decoder.prefill(
         input_ids, model_kwargs.get("attention_mask"), model_kwargs.get("position_ids")
     )
+    marks, others = _split_ends(stopping_criteria, input_ids.device)
+    row_by_row = all(type(p) in _ROW_BY_ROW for p in logits_processor)
+    steps = _Steps(
+        change=_in_turn(logits_processor) if row_by_row else _on_a_copy(logits_processor),
+        ended=_end_test(marks, others),
+        sampling=generation_config.do_sample,
+        pad=generation_config.pad_token_id or 0,
+        may_drop=row_by_row and not exact,
+    )
+    (rows, start), pad = input_ids.shape, steps.pad
+    tokens = torch.cat([input_ids, input_ids.new_full((rows, end - start), pad)], dim=1)
     with decoder.precision, attention_kernels(input_ids.device):
-        return _continue(decoder, input_ids, logits, logits_processor, ended, generation_config)
+        decoder.look_up_weights()
+        # Where nobody else gets to see a tensor of the loop, it goes without what autograd notes.
+        closed = decoder.is_direct and row_by_row and not others
+        with torch.inference_mode() if closed else contextlib.nullcontext():
+            width = _continue(decoder, tokens, start, logits, steps)
+    return tokens[:, :width]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What is done between two tokens.
+
+    Attributes:
+        change: new logits from the tokens so far, shape (alive, tokens), and logits.
+        ended: whether each row has, from its tokens, the last of them and its scores.
+        sampling: or the likeliest token.
+        pad: what ended rows are filled with.
+        may_drop: whether rows that have ended may leave the batch.
+    """
+
+    change: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ended: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    sampling: bool
+    pad: int
+    may_drop: bool
 
 
 def _continue(
-    decoder: "_Decoder",
-    input_ids: torch.Tensor,
-    logits: torch.Tensor,
-    logits_processor: Any,
-    ended: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-    generation_config: GenerationConfig,
-) -> torch.Tensor:
-    """Token after token, from the logits of the first; what `sample` returns."""
-    (rows, start), end, device = input_ids.shape, decoder.end, input_ids.device
-    exact = decoder.exact
-    pad = generation_config.pad_token_id or 0
-    tokens = input_ids.new_full((rows, end), pad)
-    tokens[:, :start] = input_ids
+    decoder: "_Decoder", tokens: torch.Tensor, start: int, logits: torch.Tensor, steps: _Steps
+) -> int:
+    """Token after token, from the logits of the first.
+
+    Args:
+        tokens: shape (rows, end); written to, from place `start` on.
+        logits: of the tokens at that place.
+
+    Returns:
+        How many of the columns came to use.
+    """
+    (rows, end), device = tokens.shape, tokens.device
     alive: torch.Tensor | slice = slice(None)  # rows still in the batch
     is_open = torch.ones(rows, dtype=torch.bool, device=device)
-    may_drop = not exact and all(isinstance(p, _ROW_BY_ROW) for p in logits_processor)
     between = 1 if device.type == "cpu" else _TOKENS_BETWEEN_CHECKS
     for at in range(start, end):
-        scores = logits_processor(tokens[alive, :at], logits.float())
-        chosen = _choose(scores, alive, rows, generation_config.do_sample, exact)
-        chosen = torch.where(is_open, chosen, pad)
+        scores = steps.change(tokens[alive, :at], logits.float())
+        chosen = _choose(scores, alive, rows, steps.sampling, decoder.exact)
+        chosen = torch.where(is_open, chosen, steps.pad)
         tokens[alive, at] = chosen
-        is_open &= ~ended(tokens[alive, : at + 1], chosen, scores)
+        is_open &= ~steps.ended(tokens[alive, : at + 1], chosen, scores)
         if (at + 1 - start) % between == 0:
             left = int(is_open.sum())
             if left == 0:
                 break
-            if may_drop and 2 * left <= len(is_open):
+            if steps.may_drop and 2 * left <= len(is_open):
                 decoder.take_rows(is_open.nonzero().squeeze(1))
                 alive = torch.arange(rows, device=device)[alive][is_open]
                 chosen, is_open = chosen[is_open], is_open[is_open]
@@ -122,16 +157,38 @@ def _continue(
             logits = decoder.next(chosen, at)
     if not bool(torch.isfinite(logits).all()):
         raise DivergedError("the policy's logits are not finite: its weights have diverged")
-    return tokens[:, : at + 1]
+    return at + 1
+
+
+def _in_turn(processors: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """One after another; the library's list reads their signatures at every token."""
+
+    def change(tokens: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        for processor in processors:
+            logits = processor(tokens, logits)
+        return logits
+
+    return change
+
+
+def _on_a_copy(processors: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Some processors write into what they are given."""
+    return lambda tokens, logits: processors(tokens, logits.clone())
+
+
+def _split_ends(
+    criteria: StoppingCriteriaList, device: torch.device
+) -> tuple[list[torch.Tensor], StoppingCriteriaList]:
+    """End marks, and criteria of any other kind than these and the length."""
+    marks = [c.eos_token_id.to(device) for c in criteria if hasattr(c, "eos_token_id")]
+    kept = [c for c in criteria if not hasattr(c, "eos_token_id") and not hasattr(c, "max_length")]
+    return marks, StoppingCriteriaList(kept)
 
 
 def _end_test(
-    criteria: StoppingCriteriaList, device: torch.device
+    marks: list[torch.Tensor], others: StoppingCriteriaList
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """Whether each row has ended, given its tokens, the last one and its scores; length aside."""
-    marks = [c.eos_token_id.to(device) for c in criteria if hasattr(c, "eos_token_id")]
-    kept = [c for c in criteria if not hasattr(c, "eos_token_id") and not hasattr(c, "max_length")]
-    others = StoppingCriteriaList(kept)
 
     def test(tokens: torch.Tensor, last: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         ended = torch.zeros_like(last, dtype=torch.bool)
@@ -173,10 +230,6 @@ class _Decoder:
         self.padding: torch.Tensor | None = None  # (rows,) tokens of padding
         # How the model's layers were computed when they read the prompt.
         self.precision: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-        pairs = zip(self.stack.layers, self.rooms, strict=True)
-        self.layers = [DirectLayer(layer, cache) for layer, cache in pairs]
-        self.norm = as_operation(self.stack.norm)
-        self.head = as_operation(model.get_output_embeddings())
 
     def prefill(
         self, ids: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None
@@ -212,6 +265,15 @@ class _Decoder:
             logits = logits[origin]
         return logits
 
+    def look_up_weights(self) -> None:
+        """Make the operations that read a token, within the precision that they are to have."""
+        pairs = zip(self.stack.layers, self.rooms, strict=True)
+        self.layers = [DirectLayer(layer, cache) for layer, cache in pairs]
+        around = self.stack.embed_tokens, self.stack.norm, self.model.get_output_embeddings()
+        self.embed, self.norm, self.head = map(as_operation, around)
+        parts = [*map(is_direct, around), *(layer.is_direct for layer in self.layers)]
+        self.is_direct = all(parts) and not self.exact
+
     def _note_precision(self, *_: Any) -> None:
         kind = self.model.device.type
         if torch.is_autocast_enabled(kind):
@@ -241,7 +303,7 @@ class _Decoder:
             places, mask = at - self.padding, self.mask[:, None, None, : at + 1]
         if self.exact:
             return self._next_exactly(chosen, mask, places)
-        hidden = self.stack.embed_tokens(chosen)
+        hidden = self.embed(chosen)
         cosine, sine = self.cosine[places, None], self.signed_sine[places, None]
         for layer in self.layers:
             hidden = layer(hidden, mask, cosine, sine)
@@ -259,7 +321,7 @@ class _Decoder:
                 past_key_values=self.cache,
                 use_cache=True,
             )
-        return self.head(self.stack.norm(hidden))[:, -1]
+        return self.model.get_output_embeddings()(self.stack.norm(hidden))[:, -1]
 
     def take_rows(self, rows: torch.Tensor) -> None:
         """Keep these rows of the batch, in this order."""

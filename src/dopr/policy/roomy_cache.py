@@ -50,8 +50,12 @@ class RoomyLayer(DynamicLayer):
 
     def _moved(self, states: torch.Tensor, used: int, room: int) -> torch.Tensor:
         rows, heads, _, width = states.shape
-        # Tokens of a row lie apart by heads x width, as the projections write them.
-        larger = states.new_empty(rows, room, heads, width).transpose(1, 2)
+        if states.device.type == "cpu":
+            # A head's tokens lie behind each other: a CPU fetches ahead what it reads in order.
+            larger = states.new_empty(rows, heads, room, width)
+        else:
+            # Tokens of a row lie apart by heads x width, as the projections write them.
+            larger = states.new_empty(rows, room, heads, width).transpose(1, 2)
         larger[:, :, :used] = states[:, :, :used]
         return larger
 

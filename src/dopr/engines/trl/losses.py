@@ -70,8 +70,10 @@ class LossTrainer(GRPOTrainer):
         read = functools.partial(super()._get_per_token_logps_and_entropies, model)
         whole = self.accelerator.unwrap_model(model)
         if self._shares_prefixes(whole, args, kwargs):
-            read = functools.partial(_read_packed, read, whole)
-        result = read(*args, **kwargs)
+            with versions.whole_logits():
+                result = _read_packed(read, whole, *args, **kwargs)
+        else:
+            result = read(*args, **kwargs)
         _, self._entropies, self._aux_loss = versions.per_token(result)
         if self._loss_inputs is not None and self._settings.advantage_estimator == "zvp":
             shape_blank_advantages(self._loss_inputs, self._entropies)

@@ -4,7 +4,8 @@
 Most of what moved needs no branch, because what TRL passes is handed on as it came.
 """
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.errors import UserError
+from dopr.policy import token_scores
 
 TRL = tuple(int(part) for part in version("trl").split(".")[:2])
 
@@ -23,6 +25,10 @@ LIGER_HIDES_ENTROPIES = TRL < (1, 14)
 
 # Before 1.14 the loss `luspo` with a ratio for each token counts what stands in the padding.
 LUSPO_COUNTS_PADDING = TRL < (1, 14)
+
+# From 1.16 on the loss scores tokens by this class, which goes through the logits in tiles.
+_TILED_HEAD = "_ChunkedLogProbFunction"
+_HEAD_ARGUMENTS = 9
 
 # TRL before 1.6 bounds the ratio to another engine from above alone, under this name.
 _FORMER_NAMES = {"vllm_importance_sampling_clip_max": "vllm_importance_sampling_cap"}
@@ -96,3 +102,38 @@ def per_token(result: Any) -> tuple[Any, Any, Any]:
     """
     logps, entropies, *rest = result
     return logps, entropies, rest[0] if rest else None
+
+
+class _Head:
+    """In the place of TRL's class: the same call, and its own way where that is better."""
+
+    def __init__(self, tiled: Any) -> None:
+        self.tiled = tiled
+
+    def apply(self, *args: Any) -> Any:
+        if len(args) != _HEAD_ARGUMENTS:
+            return self.tiled.apply(*args)
+        hidden, weight, bias, targets, temperature, _, softcap, scale, outputs = args
+        plain = softcap is None and set(outputs) <= {"log_probs", "entropy"}
+        if not plain or not token_scores.are_few(hidden, weight):
+            return self.tiled.apply(*args)
+        logps, entropies = token_scores.token_scores(
+            hidden, weight, bias, targets, scale / temperature
+        )
+        return logps, entropies if "entropy" in outputs else None, None, None, None
+
+
+@contextlib.contextmanager
+def whole_logits() -> Iterator[None]:
+    """Let TRL's loss keep the logits where they are few; the same result up to rounding."""
+    from trl.trainer import utils
+
+    tiled = getattr(utils, _TILED_HEAD, None)
+    if TRL < (1, 16) or tiled is None:
+        yield
+        return
+    setattr(utils, _TILED_HEAD, _Head(tiled))
+    try:
+        yield
+    finally:
+        setattr(utils, _TILED_HEAD, tiled)
