@@ -76,6 +76,18 @@ def test_what_is_to_be_expected_of_a_prompt_is_the_mean_of_its_posterior() -> No
     assert expected[1] == pytest.approx((0.25 * 3 / 4 + 0.15 * 5 / 6) / 0.4)
 
 
+def test_rewards_that_vary_less_than_verdicts_tell_more_of_what_to_expect() -> None:
+    # Beta(1, 1), and two rewards of 3/4 that vary by a quarter of what verdicts would: as eight.
+    one = Forecasts(np.ones((1, 1)), np.ones((1, 1)), np.ones((1, 1)))
+    strategy, ledger = DoPR(), Ledger(2)
+    strategy._evidence = np.zeros((2, 1))
+    groups = [group(0, [0.75, 0.75]), group(1, [0, 1])]
+    ledger.observe(groups)
+    ids = np.array([0])
+    expected = strategy.learn(groups[:1], ids, one, ledger, np.array([0.25]))
+    assert expected == pytest.approx((1 + 6) / (2 + 8))
+
+
 @given(
     rewards=st.lists(st.sampled_from([0.0, 0.5, 1.0, float("nan")]), min_size=1, max_size=6),
     low=st.floats(-2, 2),
@@ -90,8 +102,9 @@ def test_what_is_expected_of_a_group_lies_within_the_rewards_and_bounds_advantag
     ids = np.array([0, 2])
     forecasts = strategy.forecast(ids, None, ledger)
     ledger.observe([mine, ends])
-    rates = strategy.learn([mine, ends], ids, forecasts, ledger)
-    found = strategy.expecting([mine, ends], rates, ledger)
+    varied = strategy.variance_shown(ids, ledger)
+    rates = strategy.learn([mine, ends], ids, forecasts, ledger, varied)
+    found = strategy.expecting([mine, ends], rates, varied, ledger)
     (advantages,) = compute_advantages(found[:1], ledger, "forecast")
     if not mine.scored.size:
         assert found[0] is mine and not advantages.any()

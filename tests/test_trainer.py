@@ -126,7 +126,9 @@ def test_run_without_any_reward_variance_ends_and_is_counted(tmp_path: Path) -> 
     def always_right(completions: list[str], **columns: Any) -> list[float]:
         return [1.0] * len(completions)
 
-    trainer = make_trainer(tmp_path, None, always_right, empty_update="skip")
+    trainer = make_trainer(
+        tmp_path, None, always_right, empty_update="skip", advantage_estimator="group"
+    )
     before = parameters(trainer)
     trainer.train()
     assert trainer.driver.spent.empty_steps == 4

@@ -64,9 +64,9 @@ def test_the_loss_is_given_the_advantages_of_the_estimator(
     assert not torch.equal(before, parameters(trainer))
 
 
-@pytest.mark.parametrize("estimator", ["forecast", "group"])
+@pytest.mark.parametrize("estimator", [None, "forecast", "group"])
 def test_groups_that_all_went_one_way_teach_where_something_else_was_expected(
-    tmp_path: Path, estimator: str
+    tmp_path: Path, estimator: str | None
 ) -> None:
     def right(completions: list[str], **columns: Any) -> list[float]:
         return [1.0] * len(completions)
@@ -80,6 +80,6 @@ def test_groups_that_all_went_one_way_teach_where_something_else_was_expected(
     a = (0.25 / 0.35**2 - 1) / 2
     coin, other = 4 * 1 / 5, 16 * math.prod((a + n) / (2 * a + n) for n in range(4))
     expected = (coin * 5 / 6 + other * (a + 4) / (2 * a + 4)) / (coin + other)
-    wanted = (1 - expected) / (0.5 + 1e-4) if estimator == "forecast" else 0.0
+    wanted = (1 - expected) / (0.5 + 1e-4) if estimator != "group" else 0.0
     assert given == pytest.approx(wanted, rel=1e-4)
     assert torch.equal(before, parameters(trainer)) == (estimator == "group")

@@ -68,3 +68,9 @@ def test_an_estimator_of_one_reward_is_refused_beside_rewards_kept_apart(
     }
     with pytest.raises(UserError, match=f"advantage_estimator '{estimator}' knows one reward"):
         made(DoPRTrainer, DoPRConfig, tmp_path, changes)
+
+
+def test_rewards_kept_apart_are_held_against_their_groups_means(tmp_path: Path) -> None:
+    changes = {"multi_objective_aggregation": "normalize_then_sum"}
+    assert made(DoPRTrainer, DoPRConfig, tmp_path / "apart", changes)._estimator == "group"
+    assert made(DoPRTrainer, DoPRConfig, tmp_path / "summed", {})._estimator == "forecast"

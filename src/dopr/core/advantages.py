@@ -81,7 +81,7 @@ def forecast(group: Group, ledger: Ledger) -> Array:
     return group_relative(group.rewards, group.expected_mean)
 
 
-def usual_discount(strategy: Strategy, estimator: str) -> float | None:
+def usual_discount(strategy: Strategy, estimator: str | None) -> float | None:
     """The ledger's discount where the run's settings give none; None leaves it to the strategy.
 
     DBB has lambda 0.5. A strategy that fades the past of itself, or that has an option for it which

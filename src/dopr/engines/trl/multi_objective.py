@@ -15,22 +15,25 @@ Array = NDArray[np.float64]
 NORMALIZE_THEN_SUM = "normalize_then_sum"
 
 
-def check_aggregation(aggregation: str, estimator: str) -> None:
-    """Refuse an estimator that knows one reward a rollout beside rewards kept apart.
+def estimator_beside(aggregation: str, estimator: str | None) -> str:
+    """The estimator of the advantages; rewards kept apart leave nothing to forecast.
 
     Args:
         aggregation: TRL's `multi_objective_aggregation`.
         estimator: our `advantage_estimator`.
 
     Raises:
-        UserError: both are asked for.
+        UserError: rewards are kept apart, and one is asked for that knows one reward a rollout.
     """
-    if aggregation == NORMALIZE_THEN_SUM and estimator != "group":
+    if aggregation != NORMALIZE_THEN_SUM:
+        return estimator or "forecast"
+    if estimator not in (None, "group"):
         raise UserError(
             f"advantage_estimator {estimator!r} knows one reward a rollout, which "
             "multi_objective_aggregation='normalize_then_sum' does not make; set one of the two "
             "back to its default"
         )
+    return "group"
 
 
 def normalize_then_sum(groups: Sequence[Group], weights: Array, strategy: Strategy) -> list[Array]:

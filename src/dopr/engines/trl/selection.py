@@ -27,10 +27,11 @@ class MethodSettings:
         ibro_coefficient: weight of the advantage-weighted token entropy; None takes the
             objective's, which is 0 for all but `ibro`.
         ibro_schedule: `constant`, or `linear` down to 0 at the end of the run.
-        advantage_estimator: what rewards are held against: `group` (TRL's own), `leave_one_out`,
-            `forecast`, what the strategy expects of the prompt (`dopr` does; TRL's own where it
-            expects nothing), `dbb` or `zvp`; see `dopr.core.advantages`. `scale_rewards` does not
-            apply to `dbb`.
+        advantage_estimator: what rewards are held against: `forecast`, what the strategy expects of
+            the prompt (`dopr` does; TRL's own where it expects nothing), `group` (TRL's own),
+            `leave_one_out`, `dbb` or `zvp`; see `dopr.core.advantages`. `scale_rewards` does not
+            apply to `dbb`. None is `forecast`, and `group` where TRL keeps rewards apart
+            (`multi_objective_aggregation`).
         ledger_discount: factor in (0, 1] on a prompt's older rewards at each visit, in what
             strategies and the advantages of `dbb` know of it (there it is lambda). None takes the
             strategy's, which is 1 for most; with `dbb` 0.5 takes the place of such a 1.
@@ -65,8 +66,8 @@ class MethodSettings:
         default="constant",
         metadata={"help": "Of that weight over the run.", "choices": IBRO_SCHEDULES},
     )
-    advantage_estimator: str = field(
-        default="group",
+    advantage_estimator: str | None = field(
+        default=None,
         metadata={"help": "Rewards to advantages.", "choices": tuple(ESTIMATORS)},
     )
     ledger_discount: float | None = field(

@@ -34,7 +34,7 @@ from dopr.engines.trl.losses import LossTrainer
 from dopr.engines.trl.micro_batches import cut_micro_batches, loss_mask, whole_batch
 from dopr.engines.trl.multi_objective import (
     NORMALIZE_THEN_SUM,
-    check_aggregation,
+    estimator_beside,
     normalize_then_sum,
 )
 from dopr.engines.trl.processes import SHARDED, check_same_choice, own_share
@@ -127,10 +127,10 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         check_engine(getattr(args, "use_vllm", False))
         self._settings = Selection.of(args)
         aggregation = getattr(args, "multi_objective_aggregation", "sum_then_normalize")
-        check_aggregation(aggregation, self._settings.advantage_estimator)
+        self._estimator = estimator_beside(aggregation, self._settings.advantage_estimator)
         versions.check_entropies(
             self._settings.ibro_coefficient,
-            self._settings.advantage_estimator,
+            self._estimator,
             getattr(args, "use_liger_kernel", False),
         )
         self.training_seconds = 0.0
@@ -322,7 +322,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         usual = self.args.per_device_train_batch_size * self.args.steps_per_generation
         processes = self.accelerator.num_processes
         own_shape = is_plain_batch(outcome.kept, outcome.generated, usual, processes)
-        if own_shape and trl_advantages_hold(outcome.kept, settings.advantage_estimator):
+        if own_shape and trl_advantages_hold(outcome.kept, self._estimator):
             return self._whole(outcome.kept, None)
         correct_advantages(self._logs, outcome, advantages)
         flat = np.concatenate(advantages) if advantages else np.empty(0)
@@ -346,8 +346,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         if self.multi_objective_aggregation == NORMALIZE_THEN_SUM:
             weights = self.reward_weights.double().cpu().numpy()
             return normalize_then_sum(kept, weights, driver.strategy)
-        estimator = self._settings.advantage_estimator
-        return compute_advantages(kept, driver.ledger, estimator, self.scale_rewards)
+        return compute_advantages(kept, driver.ledger, self._estimator, self.scale_rewards)
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         inputs = super()._prepare_inputs(generation_batch)

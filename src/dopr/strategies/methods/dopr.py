@@ -92,13 +92,19 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         chosen = candidates[best]
         groups = yield self.requests(chosen)
         known = forecasts.of(best)
-        expected = self.learn(groups, chosen, known, ledger)
+        rolled_out = np.array([group.prompt_id for group in groups], int)
+        varied = self.variance_shown(rolled_out, ledger)
+        expected = self.learn(groups, chosen, known, ledger, varied)
         if self.cost == "tokens":
             self.note_lengths(groups, chosen, known.inputs)
-        return self.expecting(groups, expected, ledger)
+        return self.expecting(groups, expected, varied, ledger)
 
     def expecting(
-        self, groups: list[Group], rates: NDArray[np.float64], ledger: Ledger
+        self,
+        groups: list[Group],
+        rates: NDArray[np.float64],
+        varied: NDArray[np.float64],
+        ledger: Ledger,
     ) -> list[Group]:
         """The groups with the rewards that are expected of their prompts.
 
@@ -108,11 +114,11 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         Args:
             groups: finished ones.
             rates: success rates to expect, shape (groups,); NaN where nothing is known.
+            varied: how far their rewards vary, of what verdicts would, shape (groups,).
             ledger: what is known, these groups included.
         """
         low, high = reward_range(ledger)
-        shown = self.variance_shown(np.array([group.prompt_id for group in groups], int), ledger)
-        stds = 0.5 * np.sqrt(shown)
+        stds = 0.5 * np.sqrt(varied)
         return [
             group
             if np.isnan(rate)

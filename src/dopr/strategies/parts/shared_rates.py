@@ -183,6 +183,7 @@ class SharedRates(PromptFeatures):
         ids: NDArray[np.int64],
         forecasts: Forecasts,
         ledger: Ledger,
+        varied: Array | None = None,
     ) -> Array:
         """Take in what came out, after the ledger has.
 
@@ -191,6 +192,8 @@ class SharedRates(PromptFeatures):
             ids: of the prompts rolled out, shape (k,).
             forecasts: of these, as they were before.
             ledger: what is known now.
+            varied: how far each group's rewards vary, of what verdicts would, in (0, 1], shape
+                (groups,). The less, the more a reward tells of what to expect. None takes 1.
 
         Returns:
             The success rate to expect of each group's prompt, by its forecasts and by what came out
@@ -222,7 +225,8 @@ class SharedRates(PromptFeatures):
             likely = log_likelihood(rate * count, count, alpha, beta)
             self._evidence[0 if first else 1] += likely
             believed = forecasts.weights[:, position] * np.exp(likely - likely.max())
-            means = (alpha + rate * count) / (alpha + beta + count)
+            told = count if varied is None else count / varied[i]
+            means = (alpha + rate * told) / (alpha + beta + told)
             expected[i] = believed @ means / believed.sum()
             for which in (0, 1) if first else (0,):
                 self._pool[which] *= KEEP_POOL
