@@ -217,17 +217,14 @@ class SharedRates(PromptFeatures):
         # Half a success and half a failure more: eight of eight right is no certainty.
         smoothed = (rates * counts + 0.5) / (counts + 1)
         sampling = smoothed * (1 - smoothed) / counts
-        for i, position, rate, count, first, noise in zip(
-            *(scored, positions, rates.tolist(), counts.tolist(), new.tolist(), sampling.tolist()),
-            strict=True,
-        ):
-            alpha, beta = forecasts.alpha[:, position], forecasts.beta[:, position]
-            likely = log_likelihood(rate * count, count, alpha, beta)
-            self._evidence[0 if first else 1] += likely
-            believed = forecasts.weights[:, position] * np.exp(likely - likely.max())
-            told = count if varied is None else count / varied[i]
-            means = (alpha + rate * told) / (alpha + beta + told)
-            expected[i] = believed @ means / believed.sum()
+        alpha, beta = forecasts.alpha[:, positions], forecasts.beta[:, positions]
+        likely = log_likelihood(rates * counts, counts, alpha, beta)
+        self._evidence += (likely @ np.stack([new, ~new], axis=1)).T
+        believed = forecasts.weights[:, positions] * np.exp(likely - likely.max(axis=0))
+        told = counts if varied is None else counts / varied[scored]
+        means = (alpha + rates * told) / (alpha + beta + told)
+        expected[scored] = (believed * means).sum(axis=0) / believed.sum(axis=0)
+        for rate, first, noise in zip(rates.tolist(), new.tolist(), sampling.tolist(), strict=True):
             for which in (0, 1) if first else (0,):
                 self._pool[which] *= KEEP_POOL
                 self._pool[which] += (1.0, rate, rate * rate, noise)
@@ -244,22 +241,14 @@ def _start(center: Array, variance: Array) -> tuple[Array, Array]:
     return center, np.clip(worth, FEWEST, MOST)
 
 
-def log_likelihood(right: float, count: int, alpha: Array, beta: Array) -> Array:
-    """Log-likelihood that `right` of `count` rollouts in some order succeed, shape as alpha.
+def log_likelihood(
+    right: Array | float, count: NDArray[np.int64] | int, alpha: Array, beta: Array
+) -> Array:
+    """Log-likelihood that `right` of `count` rollouts in some order succeed, shape (..., k).
 
     The success rate is drawn from Beta(alpha, beta). A partial reward counts as a part of a
     success.
     """
-    lgamma = math.lgamma
-    wrong = count - right
-    return np.array(
-        [
-            lgamma(a + right)
-            - lgamma(a)
-            + lgamma(b + wrong)
-            - lgamma(b)
-            - lgamma(a + b + count)
-            + lgamma(a + b)
-            for a, b in zip(alpha.tolist(), beta.tolist(), strict=True)
-        ]
-    )
+    from scipy.special import betaln  # takes a while to load, and only this needs it
+
+    return np.asarray(betaln(alpha + right, beta + (count - right)) - betaln(alpha, beta))
