@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cli_tools import rows_of, start, train, wait_for, words
+from cli_tools import rows_of, start, train, wait_for, words, write_rows
 
 STEPS = 40
 
@@ -73,6 +73,20 @@ def test_interrupt_leaves_a_resumable_checkpoint(
     assert (tmp_path / f"run/checkpoints/checkpoint-{last}/dopr_manifest.json").exists()
     assert train(*chosen, "--resume") == 0
     assert_same(tmp_path / "run", reference)
+
+
+def test_a_terminated_evaluation_says_that_it_stopped(tmp_path: Path, tiny_model_dir: Path) -> None:
+    rows = str(write_rows(tmp_path / "rows.jsonl", 4))
+    reward = tmp_path / "slow.py"
+    body = "    Path(__file__).with_name('began').touch(); time.sleep(60)"
+    reward.write_text(f"import time\nfrom pathlib import Path\n\n\ndef slow(**columns):\n{body}\n")
+    options = ("--dataset", rows, "--reward", f"{reward}:slow", "--max-completion-length", "2")
+    process = start("eval", str(tiny_model_dir), *options)
+    wait_for("began", tmp_path, process)
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "dopr: error: stopped at once" in err and "Traceback" not in err
 
 
 def test_resume_without_a_whole_checkpoint_starts_again(

@@ -240,6 +240,35 @@ def test_choices_of_another_comparison_are_taken(tmp_path: Path) -> None:
         described(tuning={"from_file": str(tmp_path / "none.json")}).check()
 
 
+def test_a_try_that_diverges_is_left_out_and_the_others_go_on(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    # Right and wrong in every group, so that there is something to learn and to ruin.
+    body = "    return [i % 2 for i in range(len(completions))]"
+    mixed = f"\n\ndef mixed(completions, **columns):\n{body}\n"
+    (tmp_path / "rw.py").write_text(REWARD + mixed)
+    plan = json.loads(config.read_text())
+    plan["base"]["reward"] = f"{tmp_path / 'rw.py'}:mixed"
+    plan["seeds"] = [0]
+    plan["strategies"] = {"dopr": {"learning_rates": [1e-3, 1e39]}}
+    config.write_text(json.dumps(plan))
+    command = ["compare", "--config", str(config), "--quiet"]
+    names = ["tuning/dopr/lr-0.001/seed-9", "tuning/dopr/lr-1e+39/seed-9"]
+    assert cli.main([*command, "--run", names[1]]) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "--list-runs"]) == 0
+    assert capsys.readouterr().out.split() == names[:1]
+    assert cli.main(command) == 0
+    tuned = json.loads((tmp_path / "out/tuning.json").read_text())["strategies"]["dopr"]
+    assert tuned["chosen"] == {"learning_rate": 1e-3}
+    assert tuned["scores"]["lr-1e+39"] == [None]
+    capsys.readouterr()
+    plan["strategies"] = {"dopr": {"learning_rates": [1e38, 1e39]}}
+    config.write_text(json.dumps(plan))
+    assert cli.main(command) == 2
+    assert "every try of strategy 'dopr' diverged; give it lower" in capsys.readouterr().err
+
+
 def test_runs_one_by_one_make_the_same_comparison(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -5,11 +5,15 @@ by the subcommand that needs them, so that help is instant.
 """
 
 import argparse
+import contextlib
 import logging
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 from typing import Any, NoReturn
 
 from dopr.cli import (
@@ -24,7 +28,7 @@ from dopr.cli import (
     train,
     warmstart,
 )
-from dopr.core.errors import UserError, unknown_name
+from dopr.core.errors import Terminated, UserError, unknown_name
 
 # Packages that come with dopr, but that not every command needs.
 _BROUGHT = (
@@ -35,14 +39,17 @@ _COMMANDS = (train, compare, evaluate, replay, plan, report, tasks, strategies, 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 after Ctrl-C."""
+    """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 when
+    terminated.
+    """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         arguments, overrides = _parse(list(sys.argv[1:] if argv is None else argv))
         _quiet_libraries()
-        return int(arguments.run(arguments, overrides) or 0)
+        with _terminable():
+            return int(arguments.run(arguments, overrides) or 0)
     except UserError as error:
         return _complain(str(error), 2)
     except ModuleNotFoundError as error:
@@ -63,9 +70,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.errno is not None and not is_disk_error(error):
             raise
         return _complain(str(error), 1)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         keeps = {"train", "compare"} & set(sys.argv[1:2] if argv is None else argv[:1])
-        return _complain(f"stopped at once{'; the last checkpoint stands' if keeps else ''}", 130)
+        return _complain(
+            f"stopped at once{'; the last checkpoint stands' if keeps else ''}",
+            143 if isinstance(stop, Terminated) else 130,
+        )
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """A termination ends a command as Ctrl-C does, with a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _complain(text: str, status: int) -> int:

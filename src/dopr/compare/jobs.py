@@ -24,7 +24,7 @@ from pathlib import Path
 from dopr.compare.comparison import Comparison, Try
 from dopr.compare.run import open_folder, run_training
 from dopr.compare.tuning import tune
-from dopr.core.errors import UserError, unknown_name
+from dopr.core.errors import Terminated, UserError, unknown_name
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import TrainResult, finished_result
 
@@ -54,7 +54,7 @@ def run_one_of(comparison: Comparison, name: str, quiet: bool = False) -> TrainR
                 f"run {name!r} needs the tuning to be finished; make the runs of --list-runs first"
             )
         raise unknown_name("run", name, list(runs))
-    return run_training(runs[name], name, quiet)
+    return run_training(runs[name], name, quiet, may_diverge=name.startswith("tuning/"))
 
 
 def run_side_by_side(comparison: Comparison, jobs: int, command: Sequence[str]) -> bool:
@@ -79,7 +79,10 @@ def run_side_by_side(comparison: Comparison, jobs: int, command: Sequence[str]) 
     ]
     try:
         codes = [worker.wait() for worker in workers]
-    except KeyboardInterrupt:  # the workers got it too and save what they have
+    except KeyboardInterrupt as stop:  # the workers got it too and save what they have
+        if isinstance(stop, Terminated):
+            for worker in workers:  # but a termination was meant for this process alone
+                worker.terminate()
         codes = [worker.wait() for worker in workers]
     failed = [code for code in codes if code not in (0, 130)]
     if failed:

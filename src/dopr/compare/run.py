@@ -26,7 +26,7 @@ from dopr.runs.evaluation import measure_signal_rate
 from dopr.runs.materials import load_materials
 from dopr.runs.progress import Goal, Progress
 from dopr.runs.settings import TrainSettings
-from dopr.runs.train import TrainResult, train
+from dopr.runs.train import TrainingDivergedError, TrainResult, end_diverged, train
 
 _PACKAGES = ("dopr", "torch", "transformers", "trl", "reasoning-gym", "numpy")
 # Settings that may change between two calls without making the runs another comparison.
@@ -55,8 +55,11 @@ def run_comparison(comparison: Comparison, quiet: bool = False) -> dict[str, Any
     def run_one(settings: TrainSettings, label: str) -> TrainResult | None:
         return run_training(settings, label, quiet)
 
+    def run_try(settings: TrainSettings, label: str) -> TrainResult | None:
+        return run_training(settings, label, quiet, may_diverge=True)
+
     pool = _pool(comparison, quiet)
-    tuned = tune(comparison, run_one)
+    tuned = tune(comparison, run_try)
     if tuned is None:
         return None
     if tuned["strategies"]:
@@ -102,11 +105,20 @@ def open_folder(comparison: Comparison) -> None:
         torch.set_num_threads(comparison.threads)
 
 
-def run_training(settings: TrainSettings, label: str, quiet: bool) -> TrainResult | None:
+def run_training(
+    settings: TrainSettings, label: str, quiet: bool, may_diverge: bool = False
+) -> TrainResult | None:
     """One run, from where it was left; None when a signal stopped it.
 
+    Args:
+        settings: of the run.
+        label: what stands before its progress.
+        quiet: show none.
+        may_diverge: a run that diverges is finished with that, as a try is that fails.
+
     Raises:
-        UserError: the folder holds a run of other settings, or the run ended before its budget.
+        UserError: the folder holds a run of other settings, the run ended before its budget, or it
+            diverged and may not.
     """
     _refuse_other_settings(settings)
     if settings.early_stop_evals is not None:
@@ -114,8 +126,15 @@ def run_training(settings: TrainSettings, label: str, quiet: bool) -> TrainResul
             "early_stop_evals ends runs before their budget, and a comparison is of equal budgets; "
             "leave it out"
         )
-    result = train(settings, resume=True, quiet=quiet, label=label)
+    try:
+        result = train(settings, resume=True, quiet=quiet, label=label)
+    except TrainingDivergedError:
+        if not may_diverge:
+            raise
+        result = end_diverged(settings)
     gc.collect()
+    if result.diverged:
+        return result
     if not result.finished:
         return None
     if not settings.is_spent(dataclasses.asdict(result)):

@@ -7,6 +7,7 @@ import numpy as np
 
 from dopr.compare.comparison import Comparison
 from dopr.compare.summary import final_score
+from dopr.core.errors import UserError
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import TrainResult
 
@@ -31,7 +32,10 @@ def tune(comparison: Comparison, run_one: RunOne) -> dict[str, Any] | None:
     Returns:
         `rule`, `metric`, `seeds`, and for each strategy the `chosen` settings (and their
         `learning_rate`, where that was tuned), the `rollouts` that tuning took, its `tries` and the
-        `scores` of each, one a seed.
+        `scores` of each, one a seed, None where that run diverged.
+
+    Raises:
+        UserError: all tries of a strategy diverge.
     """
     if comparison.tuning.from_file is not None:
         return comparison.chosen_elsewhere() | {"from_file": comparison.tuning.from_file}
@@ -53,7 +57,7 @@ def tune(comparison: Comparison, run_one: RunOne) -> dict[str, Any] | None:
 
 def _tune_one(comparison: Comparison, name: str, run_one: RunOne) -> dict[str, Any] | None:
     tries = comparison.tries(name)
-    scores: dict[str, list[float]] = {}
+    scores: dict[str, list[float | None]] = {}
     spent = 0
     for number in range(len(tries)):
         label = comparison.try_label(name, number)
@@ -63,18 +67,30 @@ def _tune_one(comparison: Comparison, name: str, run_one: RunOne) -> dict[str, A
             if done is None:
                 return None
             spent += done.rollouts
-            scores.setdefault(label, []).append(
-                tuning_score(
-                    done.evals,
-                    comparison.target.metric,
-                    comparison.tuning.rule,
-                    comparison.final_window,
-                )
-            )
-    best = max(range(len(tries)), key=lambda i: np.mean(scores[comparison.try_label(name, i)]))
+            scores.setdefault(label, []).append(_score(comparison, done))
+    best = _best(name, list(scores.values()))
     entry = {"chosen": tries[best], "rollouts": spent, "scores": scores}
     if any(set(tried) != {"learning_rate"} for tried in tries):
         entry["tries"] = {comparison.try_label(name, i): tried for i, tried in enumerate(tries)}
     if "learning_rate" in tries[best]:
         entry["learning_rate"] = tries[best]["learning_rate"]
     return entry
+
+
+def _score(comparison: Comparison, done: TrainResult) -> float | None:
+    if done.diverged:
+        return None
+    metric, rule = comparison.target.metric, comparison.tuning.rule
+    return tuning_score(done.evals, metric, rule, comparison.final_window)
+
+
+def _best(name: str, scores: Sequence[Sequence[float | None]]) -> int:
+    """The try with the best mean over seeds, among those that never diverged."""
+    means = {
+        number: float(np.mean([score for score in by_seed if score is not None]))
+        for number, by_seed in enumerate(scores)
+        if None not in by_seed
+    }
+    if not means:
+        raise UserError(f"every try of strategy {name!r} diverged; give it lower learning rates")
+    return max(means, key=lambda number: means[number])

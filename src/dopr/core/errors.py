@@ -20,6 +20,10 @@ class UserError(Exception):
         super().__init__("".join(repr(c)[1:-1] if category(c) in _CONTROL else c for c in message))
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as what runs can put its things in order before it ends."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not known, offering the nearest one that is.
 

@@ -64,9 +64,14 @@ class TrainResult:
     groups: int = 0
     finished: bool = True
     stopped_early: bool = False
+    diverged: bool = False
     signal: int | None = None
     resumed_from: int | None = None
     evals: list[dict[str, Any]] = field(default_factory=list)
+
+
+class TrainingDivergedError(UserError):
+    """The policy's weights are not finite any more."""
 
 
 def train(
@@ -143,15 +148,34 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
     if not file.is_file():
         return None
     done = json.loads(file.read_text())
+    diverged = done.get("diverged", False)
     spent = settings.is_spent(done)
     stopped = not spent and _has_stopped_improving(settings)
-    if not (spent or stopped):
+    if not (spent or stopped or diverged):
         return None
     known = {
         key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
     }
     evals = read_lines(run_dir / "eval.jsonl")
-    return TrainResult(run_dir, **known, stopped_early=stopped, evals=evals)
+    return TrainResult(run_dir, **known, stopped_early=stopped, diverged=diverged, evals=evals)
+
+
+def end_diverged(settings: TrainSettings) -> TrainResult:
+    """Mark a run that has diverged as one with nothing left to do: a try that nothing came of."""
+    run_dir = Path(settings.output_dir)
+    evals = read_lines(run_dir / "eval.jsonl")
+    last = evals[-1] if evals else {}
+    result = TrainResult(
+        run_dir,
+        steps=last.get("step", 0),
+        rollouts=last.get("rollouts_total", 0),
+        generated_tokens=last.get("generated_tokens_total", 0),
+        training_seconds=last.get("wall_s", 0.0),
+        diverged=True,
+        evals=evals,
+    )
+    _mark_done(result)
+    return result
 
 
 def _has_stopped_improving(settings: TrainSettings) -> bool:
@@ -276,7 +300,7 @@ def _saving_on_error(trainer: DoPRTrainer, run_dir: Path) -> Iterator[None]:
     """A misbehaving reward or a full disk loses nothing: what was trained is saved first."""
     try:
         yield
-    except ChoicesDifferError:
+    except (ChoicesDifferError, TrainingDivergedError):
         raise
     except UserError as error:
         folder = trainer.save_checkpoint()
@@ -304,8 +328,8 @@ def _has_diverged(error: BaseException) -> bool:
     return isinstance(error, DivergedError) or "probability tensor contains" in str(error)
 
 
-def _diverged(trainer: DoPRTrainer) -> UserError:
-    return UserError(
+def _diverged(trainer: DoPRTrainer) -> TrainingDivergedError:
+    return TrainingDivergedError(
         f"the policy's weights are not finite after step {trainer.state.global_step}: training has "
         "diverged; lower learning_rate and start again in another output_dir"
     )
@@ -340,5 +364,11 @@ def _finish(result: TrainResult, trainer: DoPRTrainer, materials: Materials) -> 
     if not trainer.accelerator.is_main_process:
         return
     materials.tokenizer.save_pretrained(run_dir / "model")
-    done = {k: v for k, v in asdict(result).items() if k not in ("run_dir", "evals", "signal")}
-    write_atomically(run_dir / DONE_FILE, json.dumps(done | {"threads": torch.get_num_threads()}))
+    _mark_done(result)
+
+
+def _mark_done(result: TrainResult) -> None:
+    left_out = ("run_dir", "evals", "signal")
+    done = {k: v for k, v in asdict(result).items() if k not in left_out}
+    done["threads"] = torch.get_num_threads()
+    write_atomically(result.run_dir / DONE_FILE, json.dumps(done))
