@@ -50,6 +50,7 @@ def read_runs(folder: Path) -> Runs:
                 | {"kinds": {name: one["avg@k"] for name, one in row.get("sets", {}).items()}}
                 for row in lines(run / "eval.jsonl")
             ],
+            "informative": informative_share(run),
             "sources": [
                 [row["rollout/rollouts_total"], row["select/sources"]]
                 for row in lines(run / "metrics.jsonl")
@@ -59,6 +60,12 @@ def read_runs(folder: Path) -> Runs:
     return found
 
 
+def informative_share(run: Path) -> float:
+    """Of a finished run's groups, those whose rewards differ."""
+    done = json.loads((run / "done.json").read_text())
+    return float(done.get("informative_groups", 0) / max(done.get("groups", 0), 1))
+
+
 def at(run: Run, rollouts: float) -> dict[str, Any]:
     """The last evaluation up to so many rollouts."""
     return [row for row in run["evals"] if row["rollouts_total"] <= rollouts][-1]
@@ -66,7 +73,7 @@ def at(run: Run, rollouts: float) -> dict[str, Any]:
 
 def against(runs: Runs, rival: str) -> dict[str, Any]:
     """`dopr` against a rival: the cost of its median final accuracy, and kinds on the way."""
-    seeds = sorted(runs[OURS], key=int)
+    seeds = sorted(set(runs[OURS]) & set(runs[rival]), key=int)
     pairs = [(runs[OURS][seed], runs[rival][seed]) for seed in seeds]
     target = matched_final({seed: runs[rival][seed] for seed in seeds})
     result: dict[str, Any] = {"matched_final": target}

@@ -14,10 +14,10 @@ from typing import Any
 import mixed_study
 import result_costs
 import yaml
-from matched import COSTS
+from matched import COSTS, OURS, area, final
 from publish_comparison import on_the_way, spread
 
-from dopr.core.statistics import paired_difference
+from dopr.core.statistics import median_with_interval, paired_difference
 
 RESULTS = Path(__file__).parent.parent / "docs" / "results"
 TIMES = {1: "", 2: ", used twice", 3: ", used three times"}
@@ -147,6 +147,23 @@ def to_final(folder: str, *names: str) -> str:
         rows.append([f"`{name}`", f"{entry['matched_final']:.3f}", *ratios])
     heads = (f"`dopr` against, {summary['seeds']} seeds", "its final", "rollouts", "tokens")
     return table([*heads, "seconds"], rows)
+
+
+@block
+def ends(folder: str) -> str:
+    """Of a study by kinds: what its strategies come to, the median over seeds."""
+    runs = mixed_study.kept_runs(RESULTS / folder)
+    start = next(iter(runs[OURS].values()))["evals"][0]["avg@k"]
+    rows = []
+    for name, by_seed in runs.items():
+        found = list(by_seed.values())
+        middle, end = (median_with_interval(list(map(f, found))) for f in (area, final))
+        groups = median_with_interval([run["informative"] for run in found])
+        spent = int(found[0]["evals"][-1]["rollouts_total"])
+        cells = (f"{spent:,}", *(spread(entry, ".3f") for entry in (middle, end)))
+        rows.append([f"`{name}`, {len(found)} seeds", *cells, f"{groups['median']:.2f}"])
+    heads = (f"from {start:.3f}", "rollouts", "mean accuracy on the way", "at the end")
+    return table([*heads, "informative groups"], rows)
 
 
 @block

@@ -40,9 +40,14 @@ def costs(results: Path) -> Any:
 
 @derived
 def mixed(results: Path) -> Any:
-    """The pool of three kinds: in how many pairs `dopr` took fewer rollouts, no fewer, missed."""
-    found: dict[str, Any] = {}
-    for name, entry in read(results / "mixed" / "half" / "summary.json")["against"].items():
+    """The pool of three kinds: in how many pairs `dopr` took fewer rollouts, no fewer, missed; and
+    the mean difference of what it ends with when planned for half of them.
+    """
+    summary = read(results / "mixed" / "half" / "summary.json")
+    ends = summary["planned for half"]["dopr-half"]["kinds"]["all"]
+    means = {"median": ends["mean"], "low": ends["mean_low"], "high": ends["mean_high"]}
+    found: dict[str, Any] = {"half": means}
+    for name, entry in summary["against"].items():
         ratios = entry["rollouts"]["per_seed"]
         fewer = [ratio for ratio in ratios if ratio is not None and ratio < 1]
         found[name] = {
@@ -135,7 +140,7 @@ def tuning(results: Path) -> Any:
 def forecast_tries(results: Path) -> Any:
     """By how much the forecast as baseline raised the area of `dopr`'s tries, of those both had."""
     found = []
-    for folder in ("half", "forecast"):
+    for folder in ("group", "half"):
         tuned = read(results / "mixed" / folder / "tuning.json")["strategies"]["dopr"]
         scores = {name: float(np.mean(scores)) for name, scores in tuned["scores"].items()}
         found.append(
