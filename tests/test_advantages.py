@@ -208,3 +208,21 @@ def test_unknown_names_are_refused() -> None:
         compute_advantages([], Ledger(1), "leave_one")
     with pytest.raises(UserError, match="batch"):
         compute_advantages([], Ledger(1), scale="btch")
+
+
+def test_a_step_without_variance_is_not_blown_up_by_the_scale_of_the_batch() -> None:
+    # All are right where 0.9 was expected, with a deviation of 0.5: (1 - 0.9) / 0.5.
+    sure = replace(group(0, [1.0, 1.0]), expected_mean=0.9, expected_std=0.5)
+    (found,) = compute_advantages([sure], Ledger(1), "forecast", "batch")
+    assert found == pytest.approx([0.1 / 0.5001] * 2)
+    (found,) = compute_advantages([sure], Ledger(1), "group", "batch")
+    assert not found.any()
+
+
+def test_a_baseline_or_deviation_of_the_strategys_own_wins_over_what_was_expected() -> None:
+    expecting = replace(group(0, [1.0, 0.0]), expected_mean=0.9, expected_std=0.5)
+    own = replace(expecting, baseline=0.25)
+    (found,) = compute_advantages([own], Ledger(1), "forecast", "none")
+    assert found == pytest.approx([0.75, -0.25])
+    (found,) = compute_advantages([replace(expecting, std=2.0)], Ledger(1), "forecast")
+    assert found == pytest.approx([0.1 / 2.0001, -0.9 / 2.0001])

@@ -1,5 +1,7 @@
 """A run that is killed and resumed is the run that was never killed, to the last bit."""
 
+import multiprocessing
+import os
 import random
 import signal
 import time
@@ -9,6 +11,7 @@ from typing import Any
 import pytest
 
 from cli_tools import rows_of, start, train, wait_for, words, write_rows
+from dopr.runs.callbacks import Interrupt
 
 STEPS = 40
 
@@ -56,6 +59,27 @@ def test_kill_and_resume(
     assert not (tmp_path / "run/done.json").exists(), "killed too late to test anything"
     assert train(*chosen, "--resume") == 0
     assert_same(tmp_path / "run", reference)
+
+
+def test_only_a_second_ctrl_c_stops_at_once() -> None:
+    # A termination may reach a process twice: as one of a group, and from the one that started it.
+    said: list[str] = []
+    with Interrupt(said.append) as interrupt:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupt.received == signal.SIGTERM and len(said) == 1
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_forked_child_ends_by_the_signal_as_usual() -> None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    said: list[str] = []
+    with Interrupt(said.append) as interrupt:
+        child.start()
+        child.terminate()
+        child.join(10)
+    assert child.exitcode == -signal.SIGTERM and interrupt.received is None and not said
 
 
 def test_interrupt_leaves_a_resumable_checkpoint(

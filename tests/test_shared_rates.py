@@ -119,6 +119,40 @@ def test_what_is_expected_of_a_group_lies_within_the_rewards_and_bounds_advantag
     assert (np.diff(advantages[scored][order]) >= -1e-12).all()
 
 
+def test_what_is_known_of_the_pool_follows_a_range_that_grows() -> None:
+    # Four groups of verdicts, half of them right; then rewards from -1 to 3, of which 0 and 1 are
+    # 1/4 and 1/2: the mean of 1/2 becomes 3/8, and squares about it shrink by 16.
+    strategy, ledger = DoPR(), Ledger(8)
+    for prompt in range(4):
+        learned(strategy, ledger, [group(prompt, [0, 1])])
+    before = strategy._pool[0].copy()
+    ledger.observe([group(7, [-1, 3])])
+    assert strategy._follow_range(ledger)
+    groups, rates, squares, sampling = strategy._pool[0]
+    assert groups == before[0]
+    assert rates / groups == pytest.approx(3 / 8)
+    assert squares / groups == pytest.approx((3 / 8) ** 2)
+    assert sampling == pytest.approx(before[3] / 16)
+    assert not strategy._evidence.any() and not strategy._follow_range(ledger)
+
+
+def test_nothing_is_expected_while_a_single_reward_makes_the_range() -> None:
+    strategy, ledger = DoPR(), Ledger(64)
+    for prompt in range(60):
+        learned(strategy, ledger, [group(prompt, [0, 1, 0, 1])])
+    assert strategy.verdict_like(ledger) == pytest.approx(1.0, abs=0.01)
+    outlier = group(60, [0, 1, 0, 100])
+    ids = np.array([60])
+    forecasts = strategy.forecast(ids, None, ledger)
+    ledger.observe([outlier])
+    varied = np.ones(1)
+    rates = strategy.learn([outlier], ids, forecasts, ledger, varied)
+    assert np.isnan(rates).all()
+    # 244 rewards whose squares about their mean add up to 10,000, where 244 x 2,500 are possible.
+    assert strategy.verdict_like(ledger) < 0.05
+    assert strategy.expecting([outlier], np.array([0.5]), varied, ledger) == [outlier]
+
+
 def test_forecasts_start_from_a_coin_the_pool_and_the_pool_at_first() -> None:
     strategy, ledger = DoPR(), Ledger(3)
     learned(strategy, ledger, [group(0, [1, 1, 1, 1]), group(1, [0, 0, 0, 1])])

@@ -24,10 +24,15 @@ def case() -> tuple[Tensor, ...]:
     return (*given, torch.randint(9, (7,), generator=random))
 
 
-def score(head: Any, given: tuple[Tensor, ...], outputs: Any = ("log_probs", "entropy")) -> Any:
+def score(
+    head: Any,
+    given: tuple[Tensor, ...],
+    outputs: Any = ("log_probs", "entropy"),
+    softcap: float | None = None,
+) -> Any:
     """As the loss calls it, at temperature 0.7 with logits scaled by 1.5."""
     hidden, weight, bias, targets = given
-    return head.apply(hidden, weight, bias, targets, 0.7, 32768, None, 1.5, outputs)
+    return head.apply(hidden, weight, bias, targets, 0.7, 32768, softcap, 1.5, outputs)
 
 
 def test_equal_logits_have_the_entropy_of_a_fair_die() -> None:
@@ -63,7 +68,9 @@ def test_the_tiles_are_put_back_after_an_error() -> None:
     assert getattr(utils, versions._TILED_HEAD) is usual
 
 
-@pytest.mark.parametrize("reason", ["many", "half precision", "autocast", "other outputs"])
+@pytest.mark.parametrize(
+    "reason", ["many", "half precision", "autocast", "other outputs", "softcap"]
+)
 def test_other_heads_are_left_to_the_tiles(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
     calls: list[tuple[Any, ...]] = []
 
@@ -80,8 +87,9 @@ def test_other_heads_are_left_to_the_tiles(monkeypatch: pytest.MonkeyPatch, reas
         given = (*(x.bfloat16() for x in given[:3]), given[3])
     elif reason == "other outputs":
         outputs = ("log_probs", "is_top1")
+    softcap = 30.0 if reason == "softcap" else None
     with torch.autocast("cpu", torch.bfloat16, enabled=reason == "autocast"):
-        assert score(versions._Head(Tiles), given, outputs) == "tiles"
+        assert score(versions._Head(Tiles), given, outputs, softcap) == "tiles"
     assert len(calls) == 1
 
 

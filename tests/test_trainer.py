@@ -153,6 +153,14 @@ def test_unscorable_rewards_neither_stop_nor_poison_the_run(tmp_path: Path) -> N
     assert np.isfinite(trainer.driver.ledger.mean).all()
 
 
+def test_an_infinite_reward_is_refused(tmp_path: Path) -> None:
+    def boundless(completions: list[str], **columns: Any) -> list[float]:
+        return [float("inf"), *[0.0] * (len(completions) - 1)]
+
+    with pytest.raises(UserError, match="a reward is infinite; give a finite number"):
+        make_trainer(tmp_path, None, boundless).train()
+
+
 def test_continuous_and_negative_rewards_train(tmp_path: Path) -> None:
     def length_reward(completions: list[str], **columns: Any) -> list[float]:
         return [-0.1 * len(completion) for completion in completions]

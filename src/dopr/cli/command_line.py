@@ -28,7 +28,7 @@ from dopr.cli import (
     train,
     warmstart,
 )
-from dopr.core.errors import Terminated, UserError, unknown_name
+from dopr.core.errors import Terminated, UserError, end_as_usual, unknown_name
 
 # Packages that come with dopr, but that not every command needs.
 _BROUGHT = (
@@ -85,7 +85,11 @@ def _terminable() -> Iterator[None]:
         yield
         return
 
-    def stop(number: int, frame: FrameType | None) -> NoReturn:
+    process = os.getpid()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a child that was forked off
+            end_as_usual(number)
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, stop)

@@ -15,6 +15,7 @@ compare --config comparison.yaml` then finds every run done and writes the compa
 import contextlib
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -70,22 +71,25 @@ def run_side_by_side(comparison: Comparison, jobs: int, command: Sequence[str]) 
     if jobs < 1:
         raise UserError(f"--jobs is {jobs}; it must be at least 1")
     open_folder(comparison)
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "dopr", *command, "--worker", f"{number}/{jobs}"],
-            env=os.environ | _share_of_machine(number, jobs, comparison.threads),
-        )
-        for number in range(jobs)
-    ]
+    workers: list[subprocess.Popen[bytes]] = []
+    ends = {0, 130}
     try:
+        for number in range(jobs):
+            workers.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", "dopr", *command, "--worker", f"{number}/{jobs}"],
+                    env=os.environ | _share_of_machine(number, jobs, comparison.threads),
+                )
+            )
         codes = [worker.wait() for worker in workers]
     except KeyboardInterrupt as stop:  # the workers got it too and save what they have
         if isinstance(stop, Terminated):
-            for worker in workers:  # but a termination was meant for this process alone
+            for worker in workers:  # but a termination may be of this process alone
                 worker.terminate()
         codes = [worker.wait() for worker in workers]
-    failed = [code for code in codes if code not in (0, 130)]
-    if failed:
+        # Of those that were loading, or waiting for others.
+        ends |= {143, -signal.SIGTERM, -signal.SIGINT}
+    if set(codes) - ends:
         raise UserError("a worker failed; its message stands above, the other runs are kept")
     return all(code == 0 for code in codes)
 

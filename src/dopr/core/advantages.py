@@ -71,12 +71,12 @@ def forecast(group: Group, ledger: Ledger) -> Array:
     Among what it expects are the group's own rewards, as a posterior holds them: r_i enters m like
     the others, which shortens every advantage alike. A group mean of few rollouts is a poor
     baseline, and none at all where all of them went the same way; a strategy that knows the prompt,
-    or prompts like it, knows better. Groups that no strategy expected anything of are
-    `group_relative`.
+    or prompts like it, knows better. Groups that no strategy expected anything of, and
+    those with a `baseline` of their own, are `group_relative`.
 
     Source: ours; DBB [2603.18444, V] does so with the prompt's own past alone.
     """
-    if group.expected_mean is None:
+    if group.expected_mean is None or group.baseline is not None:
         return _group(group, ledger)
     return group_relative(group.rewards, group.expected_mean)
 
@@ -119,9 +119,22 @@ def _mean(rewards: Array) -> float:
 
 
 def _group_std(group: Group, estimator: str) -> float:
-    if estimator == "forecast" and group.expected_std is not None:
+    if group.std is not None:
+        return group.std
+    if estimator == "forecast" and group.expected_std is not None and group.baseline is None:
         return group.expected_std
-    return _std(group.rewards) if group.std is None else group.std
+    return _std(group.rewards)
+
+
+def _batch_std(groups: Sequence[Group], estimator: str) -> float:
+    """Of all rewards of a step; no less than what a forecast expects of them, since it may find a
+    surprise where they do not differ at all.
+    """
+    std = _std(np.concatenate([g.rewards for g in groups])) if groups else 0.0
+    expected = [g.expected_std for g in groups if g.expected_std is not None]
+    if estimator != "forecast" or not expected:
+        return std
+    return max(std, float(np.sqrt(np.mean(np.square(expected)))))
 
 
 def _std(rewards: Array) -> float:
@@ -176,8 +189,9 @@ def compute_advantages(
         ledger: what is known about their prompts, these groups included.
         estimator: `forecast`, `group`, `leave_one_out`, `dbb` or `zvp`.
         scale: `group` divides by the group's standard deviation (its own `std` where it has one;
-            with `forecast` what was expected), `batch` by that of all rewards, `none` by nothing
-            (TRL's `scale_rewards`). DBB brings its own scale.
+            with `forecast` what was expected), `batch` by that of all rewards (with `forecast` no
+            less than what was expected), `none` by nothing (TRL's `scale_rewards`). DBB brings its
+            own scale.
 
     Returns:
         One array of shape (n,) per group; the group's `weights` are multiplied in.
@@ -189,7 +203,7 @@ def compute_advantages(
         raise unknown_name("advantage estimator", estimator, ESTIMATORS)
     if scale not in ("group", "batch", "none"):
         raise unknown_name("scale_rewards", scale, ("group", "batch", "none"))
-    batch_std = _std(np.concatenate([g.rewards for g in groups])) if groups else 0.0
+    batch_std = _batch_std(groups, estimator)
     result = []
     for group in groups:
         advantages = ESTIMATORS[estimator](group, ledger)

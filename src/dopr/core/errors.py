@@ -1,6 +1,8 @@
 """The one exception that means "you asked for something that cannot be"."""
 
 import difflib
+import os
+import signal
 from collections.abc import Iterable
 from unicodedata import category
 
@@ -22,6 +24,12 @@ class UserError(Exception):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM, as what runs can put its things in order before it ends."""
+
+
+def end_as_usual(number: int) -> None:
+    """End this process by a signal as if nobody had asked to handle it."""
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:

@@ -1,5 +1,6 @@
 """What happens between the steps of a run: evaluation, budget, progress, Ctrl-C, ledger."""
 
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 from transformers import TrainerCallback
 
+from dopr.core.errors import end_as_usual
 from dopr.core.files import replacing
 from dopr.core.json_lines import append_line, read_lines
 from dopr.core.ledger import Ledger
@@ -32,6 +34,7 @@ class Interrupt:
     def __init__(self, say: Callable[[str], None]) -> None:
         self.received: int | None = None
         self._say = say
+        self._process = os.getpid()
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupt":
@@ -50,8 +53,12 @@ class Interrupt:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a child that was forked off: no run of its own
+            end_as_usual(number)
         if self.received is not None:
-            raise KeyboardInterrupt
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return  # whoever terminates a group of processes may reach one of them twice
         self.received = number
         self._say("stopping after this step; press Ctrl-C again to stop at once")
 

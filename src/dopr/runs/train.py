@@ -133,7 +133,7 @@ def train(
     if result.groups and not result.informative_groups:
         progress.say(
             f"warning: none of the {result.groups} groups of this run had any reward variance, so "
-            "nothing was learned; check the reward, or choose easier or harder prompts"
+            "there was nothing to learn; check the reward, or choose easier or harder prompts"
         )
     return result
 

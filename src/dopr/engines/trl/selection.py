@@ -36,9 +36,9 @@ class MethodSettings:
             strategies and the advantages of `dbb` know of it (there it is lambda). None takes the
             strategy's, which is 1 for most; with `dbb` 0.5 takes the place of such a 1.
         empty_update: what to do in a step without any advantage, such as one whose groups all lack
-            reward variance. `take` the optimiser step on what there is, as TRL does (momentum and
-            decay still act), or `skip` it. A step with nothing to train on at all is always
-            skipped.
+            reward variance and are held against their own means. `take` the optimiser step on what
+            there is, as TRL does (momentum and decay still act), or `skip` it. A step with nothing
+            to train on at all is always skipped.
         feedback_delay: choose so many batches of rollouts ahead, as an engine must that generates
             while it trains: what is rolled out is decided while the rewards of so many batches
             before it are not known yet. What is chosen in the loader's order rests on no reward,
@@ -75,7 +75,7 @@ class MethodSettings:
     )
     empty_update: str = field(
         default="take",
-        metadata={"help": "Updates of steps without variance.", "choices": ("take", "skip")},
+        metadata={"help": "Updates of steps without any advantage.", "choices": ("take", "skip")},
     )
     feedback_delay: int = field(
         default=0, metadata={"help": "Choose so many batches of rollouts ahead."}

@@ -26,6 +26,7 @@ from trl.trainer.utils import split_pixel_values_by_grid, unsplit_pixel_values_b
 
 from dopr.core.advantages import compute_advantages
 from dopr.core.driver import StepOutcome
+from dopr.core.errors import UserError
 from dopr.engines.metrics_log import StepClock, StepLog, choice_metrics, totals
 from dopr.engines.prompt_pool import row_name
 from dopr.engines.trl import pictures, rollout_tensors, versions
@@ -296,6 +297,10 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         names = self._round_names or [row_name(row) for row in inputs]
         self._log_completion_extra("prompt_id", names)
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if torch.isinf(rewards).any():
+            raise UserError(
+                "a reward is infinite; give a finite number, or None where nothing can be scored"
+            )
         if self._round_names is not None:
             self._single_rewards = rewards.double().cpu().numpy()
             weights = self.reward_weights.cpu().numpy()

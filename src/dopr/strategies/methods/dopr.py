@@ -29,6 +29,10 @@ from dopr.strategies.parts.shared_rates import Forecasts, SharedRates
 COSTS = ("rollouts", "tokens")
 
 
+# Of the variance that the range of rewards allows, for a forecast to be a baseline.
+LEAST_FILLED = 0.05
+
+
 @dataclass
 class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
     """A few prompts a step, of different kinds, chosen by the volatility of forecast success rates.
@@ -109,7 +113,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         """The groups with the rewards that are expected of their prompts.
 
         The standard deviation is that of a fair coin, as far as rewards vary like verdicts, and not
-        the prompt's own: divided by that, what hardly ever happens would rule the step.
+        the prompt's own: divided by that, what hardly ever happens would rule the step. Where
+        rewards fill so little of their range that it says nothing of them, nothing is expected.
 
         Args:
             groups: finished ones.
@@ -117,6 +122,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
             varied: how far their rewards vary, of what verdicts would, shape (groups,).
             ledger: what is known, these groups included.
         """
+        if self.verdict_like(ledger) < LEAST_FILLED:
+            return groups
         low, high = reward_range(ledger)
         stds = 0.5 * np.sqrt(varied)
         return [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dopr.core.ledger import Ledger
 from dopr.core.moves import no_prompts
 from dopr.core.strategy import Group, require
-from dopr.core.success_rates import to_unit
+from dopr.core.success_rates import reward_range, to_unit
 from dopr.strategies.parts.fading import no_observations, observe, predict, whitening
 from dopr.strategies.parts.features import PromptFeatures
 
@@ -23,6 +23,9 @@ MEMORIES = (8.0, 32.0, 128.0, math.inf)
 
 KEEP_EVIDENCE = 0.98  # a step
 KEEP_POOL = 1 - 1 / 256  # a group
+
+# Sums of success rates follow the range of rewards where it becomes so many times as wide.
+WIDER = 2.0
 
 # Bounds of what a start may be worth, in rollouts: never nothing, never beyond doubt.
 FEWEST, MOST = 0.25, 32.0
@@ -108,6 +111,15 @@ class SharedRates(PromptFeatures):
         default_factory=lambda: np.empty((0, 0)), init=False, repr=False, metadata=no_prompts()
     )
 
+    # Lowest and highest reward that the sums above are in units of.
+    _range: Array = field(
+        default_factory=lambda: np.full(2, np.nan), init=False, repr=False, metadata=no_prompts()
+    )
+    # Rewards, their sum and the sum of their squares, faded.
+    _rewards: Array = field(
+        default_factory=lambda: np.zeros(3), init=False, repr=False, metadata=no_prompts()
+    )
+
     def __post_init__(self) -> None:
         require(self.signal_std > 0, f"signal_std is {self.signal_std}; it must be positive")
 
@@ -177,6 +189,37 @@ class SharedRates(PromptFeatures):
         beyond = squares - 2 * center * rates + center * center * groups - sampling
         return center, (max(beyond, 0.0) + self.signal_std**2) / (groups + 1)
 
+    def _follow_range(self, ledger: Ledger) -> bool:
+        """Keep the sums right where rewards turn out to have a far wider range; whether they did.
+
+        What was seen of the pool is mapped to the new range; what rests on more than that is
+        forgotten.
+        """
+        low, high = reward_range(ledger)
+        before, after = float(self._range[1] - self._range[0]), high - low
+        if math.isnan(before):
+            self._range = np.array([low, high])
+        if not after > WIDER * before:
+            return False
+        share, shift = before / after, (float(self._range[0]) - low) / after
+        groups, rates, squares, sampling = self._pool.T.copy()
+        self._pool[:, 1] = share * rates + shift * groups
+        self._pool[:, 2] = share**2 * squares + 2 * share * shift * rates + shift**2 * groups
+        self._pool[:, 3] = share**2 * sampling
+        self._regressions[:] = 0.0
+        self._evidence[:] = 0.0
+        self._range = np.array([low, high])
+        return True
+
+    def verdict_like(self, ledger: Ledger) -> float:
+        """Variance of the rewards seen lately, of what their range allows: little where a few that
+        lie far out make the range; shrunk to 1 with the weight of four rollouts.
+        """
+        low, high = reward_range(ledger)
+        count, total, squares = self._rewards.tolist()
+        variance = max(squares - total * total / count, 0.0) if count else 0.0
+        return (4 * variance / (high - low) ** 2 + 4) / (count + 4)
+
     def learn(
         self,
         groups: list[Group],
@@ -197,9 +240,11 @@ class SharedRates(PromptFeatures):
 
         Returns:
             The success rate to expect of each group's prompt, by its forecasts and by what came out
-            together, in (0, 1), shape (groups,); NaN where nothing came out.
+            together, in (0, 1), shape (groups,); NaN where nothing came out, and where the range
+            of rewards became so much wider that the forecasts are of another one.
         """
         expected = np.full(len(groups), np.nan)
+        followed = self._follow_range(ledger)
         self._evidence *= KEEP_EVIDENCE
         inputs = forecasts.inputs
         if inputs is not None:
@@ -217,13 +262,12 @@ class SharedRates(PromptFeatures):
         # Half a success and half a failure more: eight of eight right is no certainty.
         smoothed = (rates * counts + 0.5) / (counts + 1)
         sampling = smoothed * (1 - smoothed) / counts
-        alpha, beta = forecasts.alpha[:, positions], forecasts.beta[:, positions]
-        likely = log_likelihood(rates * counts, counts, alpha, beta)
-        self._evidence += (likely @ np.stack([new, ~new], axis=1)).T
-        believed = forecasts.weights[:, positions] * np.exp(likely - likely.max(axis=0))
-        told = counts if varied is None else counts / varied[scored]
-        means = (alpha + rates * told) / (alpha + beta + told)
-        expected[scored] = (believed * means).sum(axis=0) / believed.sum(axis=0)
+        every = np.concatenate([group.scored for group in seen])
+        self._rewards *= KEEP_POOL ** len(seen)
+        self._rewards += (every.size, every.sum(), np.square(every).sum())
+        if not followed:
+            told = counts if varied is None else counts / varied[scored]
+            expected[scored] = self._judge(forecasts.of(positions), rates, counts, told, new)
         for rate, first, noise in zip(rates.tolist(), new.tolist(), sampling.tolist(), strict=True):
             for which in (0, 1) if first else (0,):
                 self._pool[which] *= KEEP_POOL
@@ -232,6 +276,29 @@ class SharedRates(PromptFeatures):
             for sums, rows in zip(self._regressions, (np.ones_like(new), new), strict=True):
                 observe(sums, inputs[positions[rows]], rates[rows], sampling[rows] + 1e-6)
         return expected
+
+    def _judge(
+        self,
+        forecasts: Forecasts,
+        rates: Array,
+        counts: NDArray[np.int64],
+        told: Array,
+        new: NDArray[np.bool_],
+    ) -> Array:
+        """Believe forecasts by what came out; the success rates to expect now, shape (k,).
+
+        Args:
+            forecasts: of these prompts, as they were before.
+            rates, counts: what came out, shape (k,).
+            told: how many rollouts' worth it tells, shape (k,).
+            new: whether a prompt was met for the first time, shape (k,).
+        """
+        alpha, beta = forecasts.alpha, forecasts.beta
+        likely = log_likelihood(rates * counts, counts, alpha, beta)
+        self._evidence += (likely @ np.stack([new, ~new], axis=1)).T
+        believed = forecasts.weights * np.exp(likely - likely.max(axis=0))
+        means = (alpha + rates * told) / (alpha + beta + told)
+        return np.asarray((believed * means).sum(axis=0) / believed.sum(axis=0))
 
 
 def _start(center: Array, variance: Array) -> tuple[Array, Array]:
