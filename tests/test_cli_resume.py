@@ -73,12 +73,20 @@ def test_only_a_second_ctrl_c_stops_at_once() -> None:
 
 
 def test_a_forked_child_ends_by_the_signal_as_usual() -> None:
-    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    context = multiprocessing.get_context("fork")
+    began = context.Event()
+
+    def sleep() -> None:
+        began.set()
+        time.sleep(60)
+
+    child = context.Process(target=sleep)
     said: list[str] = []
     with Interrupt(said.append) as interrupt:
         child.start()
+        assert began.wait(20)
         child.terminate()
-        child.join(10)
+        child.join(20)
     assert child.exitcode == -signal.SIGTERM and interrupt.received is None and not said
 
 
