@@ -15,24 +15,23 @@ from result_blocks import RESULTS, block, table
 from dopr.core.statistics import median_with_interval, ratios
 
 REFERENCE = "uniform-tuned"
-STUDIES = ("delay", "delay-rest")
+# Each has a second part; the latter is of the group's mean as the baseline, and steps of that time.
+STUDIES = ("delay", "delay-group")
 DELAYS = (0, 1, 2, 4, 8, 16)
 
 Costs = dict[str, tuple[list[float | None], list[float]]]
 
 
-def pools() -> list[str]:
+def pools(study: str = "delay") -> list[str]:
     """Those that a study was kept of."""
-    return sorted(
-        {file.parents[1].name for file in (RESULTS / "delay").glob("*/*/comparison.json")}
-    )
+    return sorted({file.parents[1].name for file in (RESULTS / study).glob("*/*/comparison.json")})
 
 
-def read(pool: str) -> dict[str, Costs]:
+def read(pool: str, study: str = "delay") -> dict[str, Costs]:
     """Family -> strategy -> rollouts to the target (None: missed) and in all, by seed."""
     found: dict[str, Costs] = {}
-    for study in STUDIES:
-        for file in sorted((RESULTS / study / pool).glob("*/comparison.json")):
+    for part in (study, f"{study}-rest"):
+        for file in sorted((RESULTS / part / pool).glob("*/comparison.json")):
             strategies = json.loads(file.read_text())["strategies"]
             found.setdefault(file.parent.name, {}).update(
                 (name, (entry["rollouts_to_target"]["per_seed"], entry["total"]["rollouts"]))
@@ -63,17 +62,17 @@ def strategies(found: dict[str, Costs]) -> list[str]:
     return list(dict.fromkeys(stems))
 
 
-def savings(pool: str) -> dict[str, dict[int, dict[str, Any]]]:
+def savings(pool: str, study: str = "delay") -> dict[str, dict[int, dict[str, Any]]]:
     """Strategy -> delay -> its rollouts over those of uniform choice."""
-    found = read(pool)
+    found = read(pool, study)
     all_of = {name: {k: saving(found, f"{name}-{k}") for k in DELAYS} for name in strategies(found)}
     return {name: {k: s for k, s in by_k.items() if s} for name, by_k in all_of.items()}
 
 
 @block
-def delay_saving(pool: str) -> str:
+def delay_saving(pool: str, study: str = "delay") -> str:
     """A column a strategy, a row a delay."""
-    by_name = savings(pool)
+    by_name = savings(pool, study)
     rows = [
         [str(k), *(spread(s[k], ".2f") if k in s else "" for s in by_name.values())] for k in DELAYS
     ]

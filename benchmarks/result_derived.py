@@ -61,13 +61,16 @@ def mixed(results: Path) -> Any:
 
 @derived
 def delay(results: Path) -> Any:
-    """Pool -> strategy -> delay -> its rollouts over those of uniform choice."""
+    """Study -> pool -> strategy -> delay -> its rollouts over those of uniform choice."""
     return {
-        pool: {
-            name: {str(k): entry for k, entry in by_delay.items()}
-            for name, by_delay in result_delay.savings(pool).items()
+        study: {
+            pool: {
+                name: {str(k): entry for k, entry in by_delay.items()}
+                for name, by_delay in result_delay.savings(pool, study).items()
+            }
+            for pool in result_delay.pools(study)
         }
-        for pool in result_delay.pools()
+        for study in result_delay.STUDIES
     }
 
 
