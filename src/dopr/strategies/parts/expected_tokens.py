@@ -10,6 +10,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import no_prompts
 from dopr.core.strategy import Group
 from dopr.strategies.parts.fading import no_observations, observe, predict
+from dopr.strategies.parts.one_thread import on_one_thread
 
 Array = NDArray[np.float64]
 
@@ -37,6 +38,7 @@ class ExpectedTokens:
         default_factory=lambda: np.zeros(2), init=False, repr=False, metadata=no_prompts()
     )
 
+    @on_one_thread
     def expected_tokens(
         self, ids: NDArray[np.int64], inputs: Array | None, ledger: Ledger
     ) -> Array:

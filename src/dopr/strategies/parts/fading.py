@@ -3,8 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from dopr.strategies.parts.one_thread import on_one_thread
-
 Array = NDArray[np.float64]
 
 SMALLEST = 1e-4  # eigenvalues of the landmarks' likeness below this are noise
@@ -43,7 +41,6 @@ def observe(sums: Array, features: Array, values: Array, noise: Array) -> None:
     sums[:, -1] += weighted.sum(axis=1)
 
 
-@on_one_thread
 def predict(sums: Array, features: Array, center: float, variance: float) -> tuple[Array, Array]:
     """Mean and variance of the value at features, both (k,).
 

@@ -14,6 +14,7 @@ from dopr.core.strategy import Group, require
 from dopr.core.success_rates import reward_range, to_unit
 from dopr.strategies.parts.fading import no_observations, observe, predict, whitening
 from dopr.strategies.parts.features import PromptFeatures
+from dopr.strategies.parts.one_thread import on_one_thread
 
 Array = NDArray[np.float64]
 
@@ -161,6 +162,7 @@ class SharedRates(PromptFeatures):
         """Mean success rate of prompts that were met for the first time lately, in (0, 1)."""
         return self._pool_rate(self._pool[1])[0]
 
+    @on_one_thread
     def _starts(self, count: int, inputs: Array | None) -> list[tuple[Array, Array]]:
         """Mean and worth in rollouts of each start, all of shape (count,)."""
         starts = [(np.full(count, 0.5), np.full(count, 2.0))]
@@ -251,20 +253,21 @@ class SharedRates(PromptFeatures):
             memories = np.tile(MEMORIES, len(self._evidence[1]) // len(MEMORIES))
             self._regressions[0] *= math.exp(-float((self._beliefs()[1] / memories).sum()))
         place = {int(prompt): position for position, prompt in enumerate(ids)}
-        scored = [i for i, g in enumerate(groups) if g.scored.size and g.prompt_id in place]
+        rewards = [group.scored for group in groups]
+        scored = [i for i, g in enumerate(groups) if rewards[i].size and g.prompt_id in place]
         if not scored:
             return expected
         seen = [groups[i] for i in scored]
         positions = np.array([place[group.prompt_id] for group in seen])
-        rates = np.array([float(to_unit(group.mean, ledger)) for group in seen])
-        counts = np.array([group.scored.size for group in seen])
+        rates = to_unit([group.mean for group in seen], ledger)
+        counts = np.array([rewards[i].size for i in scored])
         new = ledger.visits[ids[positions]] == 1
         # Half a success and half a failure more: eight of eight right is no certainty.
         smoothed = (rates * counts + 0.5) / (counts + 1)
         sampling = smoothed * (1 - smoothed) / counts
-        every = np.concatenate([group.scored for group in seen])
+        every = np.concatenate([rewards[i] for i in scored])
         self._rewards *= KEEP_POOL ** len(seen)
-        self._rewards += (every.size, every.sum(), np.square(every).sum())
+        self._rewards += (every.size, np.add.reduce(every), every.dot(every))
         if not followed:
             told = counts if varied is None else counts / varied[scored]
             expected[scored] = self._judge(forecasts.of(positions), rates, counts, told, new)
