@@ -319,6 +319,13 @@ def log_likelihood(
     The success rate is drawn from Beta(alpha, beta). A partial reward counts as a part of a
     success.
     """
-    from scipy.special import betaln  # takes a while to load, and only this needs it
+    return _log_beta(alpha + right, beta + (count - right)) - _log_beta(alpha, beta)
 
-    return np.asarray(betaln(alpha + right, beta + (count - right)) - betaln(alpha, beta))
+
+def _log_beta(a: Array, b: Array) -> Array:
+    """Logarithm of the beta function; NumPy has none."""
+    return _lgamma(a) + _lgamma(b) - _lgamma(a + b)
+
+
+def _lgamma(x: Array) -> Array:
+    return np.array([math.lgamma(value) for value in x.ravel().tolist()]).reshape(x.shape)
