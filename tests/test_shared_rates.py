@@ -1,5 +1,6 @@
 """Success rates shared between like prompts, against numbers worked out by hand."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +52,20 @@ def test_what_came_out_is_judged_by_its_likelihood() -> None:
     alpha, beta = np.array([1.0, 3.0]), np.array([1.0, 1.0])
     assert np.exp(log_likelihood(2, 2, alpha, beta)) == pytest.approx([1 / 3, 3 / 5])
     assert np.exp(log_likelihood(1, 2, alpha, beta)) == pytest.approx([1 / 6, 3 / 20])
+
+
+@given(st.floats(1e-4, 1e5), st.floats(1e-4, 1e5), st.integers(1, 64), st.floats(0, 1, width=32))
+def test_likelihood_is_that_of_the_beta_function(
+    alpha: float, beta: float, count: int, share: float
+) -> None:
+    def log_beta(a: float, b: float) -> float:
+        return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+    right = share * count
+    exact = log_beta(alpha + right, beta + count - right) - log_beta(alpha, beta)
+    found = log_likelihood(right, count, np.array([alpha]), np.array([beta]))
+    # Either way differences of numbers up to 1e6 are taken.
+    assert found == pytest.approx([exact], rel=1e-9, abs=1e-8)
 
 
 def learned(strategy: DoPR, ledger: Ledger, groups: list[Group]) -> None:

@@ -148,6 +148,8 @@ class DoPRPaper(Strategy):
 
     def bonus(self, rows: Any, ledger: Ledger) -> NDArray[np.float32]:
         """c g(H) sqrt(ln(1 + t) / (1 + n)) of the ledger's rows, shape (k,)."""
+        if not self.exploration:
+            return np.zeros(len(ledger.visits[rows]), np.float32)
         # One over the visits first: a million square roots are cheaper than a million divisions.
         bonus = np.reciprocal(ledger.visits[rows] + np.float32(1))
         np.multiply(bonus, np.float32(np.log1p(ledger.step)), out=bonus)

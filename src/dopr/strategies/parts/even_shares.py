@@ -78,9 +78,9 @@ class EvenShares(PromptFeatures):
         fixed = np.log(np.maximum(worth, 1e-9)) + 1e-9 * rng.random(len(worth))
         alike, had = np.zeros((len(worth), len(worth))), np.zeros(len(worth))
         if features is not None:
-            alike = self.likeness(features, features, NARROWER)
-            if len(self._lately):
-                had = self.likeness(features, self._lately, NARROWER).sum(axis=1)
+            known = self._lately if len(self._lately) else features[:0]
+            found = self.likeness(features, np.concatenate([features, known]), NARROWER)
+            alike, had = found[:, : len(features)], found[:, len(features) :].sum(axis=1)
         due = np.log(alike.mean(axis=1) + 1 / LATELY)
         chosen: list[int] = []
         counted = np.empty(min(count, len(worth)))
@@ -94,7 +94,6 @@ class EvenShares(PromptFeatures):
         positions = np.array(chosen, dtype=np.int64)
         if features is None:
             return Picked(positions, counted, None)
-        known = self._lately if len(self._lately) else features[:0]
         self._lately = np.concatenate([known, features[positions]])[-LATELY:]
         between = self.likeness(self._lately, self._lately, NARROWER)
         return Picked(positions, counted, float(alike.mean() / between.mean()))

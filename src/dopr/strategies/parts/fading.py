@@ -54,12 +54,10 @@ def predict(sums: Array, features: Array, center: float, variance: float) -> tup
         variance: the prior's variance where the features' squares add up to 1. What they lack of 1
             is variance that nothing seen can lower.
     """
-    scale = np.sqrt(variance)
     inner = variance * sums[:, :-2]
-    inner[np.diag_indices_from(inner)] += 1.0
-    targets = np.concatenate([features.T, (sums[:, -2] - center * sums[:, -1])[:, None]], axis=1)
-    solved = np.linalg.solve(inner, scale * targets)
-    mean = center + scale * (features @ solved[:, -1])
-    within = scale * (features * solved[:, :-1].T).sum(axis=1)
+    inner.ravel()[:: len(inner) + 1] += 1.0  # the diagonal
+    covariance = np.linalg.inv(inner)  # over `variance`; inner's eigenvalues are at least 1
+    mean = center + variance * (features @ (covariance @ (sums[:, -2] - center * sums[:, -1])))
+    within = variance * ((features @ covariance) * features).sum(axis=1)
     beyond = variance * np.maximum(1.0 - np.square(features).sum(axis=1), 0.0)
     return mean, within + beyond

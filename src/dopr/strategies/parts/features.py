@@ -17,6 +17,7 @@ from dopr.strategies.parts.prediction import SMALLEST_STD
 Array = NDArray[np.float64]
 
 FEATURES = 16  # numbers kept of a prompt, two bytes each
+LARGEST = np.float32(np.finfo(np.float16).max)
 LANDMARKS = 32  # of the first prompts read, which likeness is measured to
 LAYERS = 1  # of the policy that a prompt is read by: what is alike shows in the first
 
@@ -88,8 +89,7 @@ class PromptFeatures(Strategy):
         seen = embeddings @ self._axes - self._origin
         if not len(self._features):
             self._features = np.full((size, seen.shape[1]), np.nan, np.float16)
-        largest = np.finfo(np.float16).max
-        self._features[ids] = np.clip(seen, -largest, largest)
+        self._features[ids] = np.minimum(np.maximum(seen, -LARGEST), LARGEST)
 
     def _frame(self, embeddings: Array) -> None:
         """Set the axes by the first prompts, embeddings of shape (k, width)."""

@@ -10,8 +10,10 @@ Array = NDArray[np.float64]
 
 def squared_distances(a: Array, b: Array) -> Array:
     """Squared Euclidean distances between rows, shape (len(a), len(b))."""
-    squares = np.square(a).sum(1)[:, None] + np.square(b).sum(1)[None, :]
-    return np.maximum(squares - 2 * a @ b.T, 0.0)
+    lengths = np.square(a).sum(1)
+    found: Array = lengths[:, None] + (lengths if b is a else np.square(b).sum(1))
+    found -= 2 * a @ b.T
+    return np.maximum(found, 0.0, out=found)
 
 
 def median_squared_length(distances: Array) -> float:

@@ -28,6 +28,8 @@ KEEP_POOL = 1 - 1 / 256  # a group
 # Sums of success rates follow the range of rewards where it becomes so many times as wide.
 WIDER = 2.0
 
+HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
 # Bounds of what a start may be worth, in rollouts: never nothing, never beyond doubt.
 FEWEST, MOST = 0.25, 32.0
 
@@ -165,14 +167,17 @@ class SharedRates(PromptFeatures):
     @on_one_thread
     def _starts(self, count: int, inputs: Array | None) -> list[tuple[Array, Array]]:
         """Mean and worth in rollouts of each start, all of shape (count,)."""
-        starts = [(np.full(count, 0.5), np.full(count, 2.0))]
-        pools = [self._pool_rate(sums) for sums in self._pool]
-        for center, variance in pools:
-            starts.append(_start(np.full(count, center), np.full(count, variance)))
+        pools = np.array([self._pool_rate(sums) for sums in self._pool])
+        centers, variances = np.repeat(pools.T[:, :, None], count, axis=2)
         if inputs is not None:
-            for (center, _), sums in zip(pools, self._regressions, strict=True):
-                starts.append(_start(*predict(sums, inputs, center, self.signal_std**2)))
-        return starts
+            like = [
+                predict(sums, inputs, center, self.signal_std**2)
+                for sums, center in zip(self._regressions, pools[:, 0].tolist(), strict=True)
+            ]
+            centers = np.concatenate([centers, [mean for mean, _ in like]])
+            variances = np.concatenate([variances, [variance for _, variance in like]])
+        starts = zip(*_start(centers, variances), strict=True)
+        return [(np.full(count, 0.5), np.full(count, 2.0)), *starts]
 
     def _inputs(self, features: Array) -> Array:
         """What the regressions go by, shape (k, landmarks)."""
@@ -319,13 +324,21 @@ def log_likelihood(
     The success rate is drawn from Beta(alpha, beta). A partial reward counts as a part of a
     success.
     """
-    return _log_beta(alpha + right, beta + (count - right)) - _log_beta(alpha, beta)
-
-
-def _log_beta(a: Array, b: Array) -> Array:
-    """Logarithm of the beta function; NumPy has none."""
-    return _lgamma(a) + _lgamma(b) - _lgamma(a + b)
+    a = np.stack([alpha + right, alpha])
+    b = np.stack([beta + (count - right), beta])
+    gamma = _lgamma(np.stack([a, b, a + b]))
+    after, before = gamma[0] + gamma[1] - gamma[2]
+    return np.asarray(after - before)
 
 
 def _lgamma(x: Array) -> Array:
-    return np.array([math.lgamma(value) for value in x.ravel().tolist()]).reshape(x.shape)
+    """Logarithm of the gamma function of positive numbers, to 1e-12; NumPy has none.
+
+    By Stirling's series at x + 8, from which Gamma(x) is a product of x to x + 7 away.
+    """
+    t = x * (x + 7)
+    product = t * (t + 6) * (t + 10) * (t + 12)
+    z = x + 8
+    u = 1 / (z * z)
+    series = (1 / 12 - u * (1 / 360 - u * (1 / 1260 - u * (1 / 1680 - u / 1188)))) / z
+    return np.asarray((z - 0.5) * np.log(z) - z + HALF_LOG_2PI + series - np.log(product))
