@@ -71,6 +71,23 @@ def test_a_subset_is_trained_on_with_advantages_of_its_own(
     assert mixed and all(one == pytest.approx([-0.7071, 0.7071], abs=1e-3) for one in mixed)
 
 
+def test_rollouts_are_held_against_what_was_expected_of_their_prompt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spreads = {}
+    for estimator in ("forecast", "group"):
+        dopr = {"strategy": "dopr", "advantage_estimator": estimator}
+        loop = new_loop(tmp_path / estimator, monkeypatch, dopr=dopr)
+        samples = run(loop, 30)
+        assert len(samples) > GROUP
+        sums: dict[int, list[float]] = {}
+        for sample in samples:
+            sums.setdefault(sample.group_id, []).append(sample.advantage)
+        spreads[estimator] = max(abs(sum(one)) for one in sums.values())
+    assert spreads["group"] < 1e-5  # TRL's own
+    assert spreads["forecast"] > 0.5  # a group that went one way is a surprise at first
+
+
 def test_a_resumed_loop_asks_again_for_what_was_out_and_counts_nothing_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,10 +135,32 @@ def test_a_lost_rollout_is_unscored_and_one_of_several_turns_counts_once() -> No
 
 def test_whole_groups_are_left_to_the_engine() -> None:
     engine = Engine(np.full(40, 0.5))
-    batch = step(driver_of("dopr", prompts_per_step=3), engine)
+    batch = step(driver_of("mopps", prompts_per_step=3), engine)
     assert sorted(batch.keys) == sorted(engine.store)
     assert not batch.dropped and not batch.advantages
     assert set(batch.prompts.values()) == {request.prompt_id for request in engine.rounds[0]}
+
+
+def test_whole_groups_of_which_something_was_expected_are_held_against_that() -> None:
+    driver, engine = driver_of("dopr", prompts_per_step=3), Engine(np.full(40, 0.5))
+    outcome = driver.step(engine.roll_out)
+    assert not assemble(outcome, driver.ledger, "group", "group").advantages
+    batch = assemble(outcome, driver.ledger, "none")
+    for group in outcome.kept:
+        assert group.expected_mean is not None and 0 < group.expected_mean < 1
+        for stored, reward in zip(group.handle, group.rewards, strict=True):
+            (key,) = stored.keys
+            assert batch.advantages[key] == pytest.approx(reward - group.expected_mean)
+    scaled = assemble(outcome, driver.ledger, "group").advantages
+    first = outcome.kept[0]
+    assert first.expected_std is not None
+    (key,) = first.handle[0].keys
+    assert scaled[key] == pytest.approx(batch.advantages[key] / first.expected_std, rel=1e-3)
+
+
+def test_an_unknown_estimator_is_refused() -> None:
+    with pytest.raises(UserError, match=r"dopr\.advantage_estimator 'forcast'.*forecast"):
+        read_engine_settings({"advantage_estimator": "forcast"})
 
 
 @pytest.mark.parametrize("name", working_strategies())

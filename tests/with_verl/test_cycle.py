@@ -142,6 +142,7 @@ def test_whole_groups_keep_verls_own_advantages(config) -> None:
         ("lilo", {"prompts_per_step": 2, "pilots": 2}),
         ("coba-rl", {}),
         ("dapo", {}),
+        ("dopr", {}),
     ],
 )
 def test_rounds_unequal_groups_and_cut_ones(config, strategy: str, options: dict) -> None:
@@ -156,7 +157,8 @@ def test_rounds_unequal_groups_and_cut_ones(config, strategy: str, options: dict
             assert len(batch.keys) == sum(group.num_kept for group in kept)
             found = stored_advantages(batch.keys)
             ledger = trainer.driver.ledger
-            for group, values in zip(kept, compute_advantages(kept, ledger), strict=True):
+            advantages = compute_advantages(kept, ledger, "forecast")
+            for group, values in zip(kept, advantages, strict=True):
                 chosen = range(group.num_rollouts) if group.kept is None else group.kept
                 for i in chosen:
                     (key,) = group.handle[i].keys

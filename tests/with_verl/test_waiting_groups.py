@@ -168,7 +168,7 @@ def test_rounds_unequal_groups_and_cut_ones(config, strategy: str, options: dict
         trainer.prepare_step()
         batch, _ = sample(trainer)
         for outcome in buffer.outcomes:
-            advantages = compute_advantages(outcome.kept, ledger)
+            advantages = compute_advantages(outcome.kept, ledger, "forecast")
             for group, values in zip(outcome.kept, advantages, strict=True):
                 kept[group.handle] = group, values
         dropped += sum(len(o.generated) - len(o.kept) for o in buffer.outcomes)

@@ -86,7 +86,7 @@ class Group:
             group's rewards, in units of reward.
         expected_mean, expected_std: of a reward of this prompt, by what the strategy had forecast
             and these rewards together; what the estimator `forecast` goes by. Advice, unlike
-            `baseline` and `std`: other estimators and engines leave it aside.
+            `baseline` and `std`: other estimators leave it aside.
     """
 
     prompt_id: int

@@ -21,6 +21,8 @@ from dopr.core.preparation import Sizes, prepare
 from dopr.core.stream import PromptStream
 from dopr.strategies import STRATEGIES, Group, Request, Strategy, make_strategy
 
+ENGINE_ESTIMATORS = ("forecast", "group")
+
 
 @dataclass(frozen=True)
 class EngineSettings:
@@ -32,6 +34,9 @@ class EngineSettings:
         seed: of the order of prompts and of the strategy's draws; None takes the engine's own.
         max_rounds: a strategy that asks more often than this within one step is stopped.
         poll_interval: seconds between looks whether a round is finished.
+        advantage_estimator: what rewards are held against: `forecast`, what the strategy expects of
+            their prompt, or where it expects nothing the engine's own advantages; `group`, these
+            alone.
 
     Raises:
         UserError: a number that makes no sense.
@@ -42,8 +47,13 @@ class EngineSettings:
     seed: int | None = None
     max_rounds: int = MAX_ROUNDS
     poll_interval: float = 0.5
+    advantage_estimator: str = "forecast"
 
     def __post_init__(self) -> None:
+        if self.advantage_estimator not in ENGINE_ESTIMATORS:
+            raise unknown_name(
+                "dopr.advantage_estimator", self.advantage_estimator, ENGINE_ESTIMATORS
+            )
         if self.max_rounds < 1 or self.poll_interval <= 0:
             raise UserError("dopr.max_rounds must be at least 1 and dopr.poll_interval above 0")
         if not isinstance(self.strategy_args, Mapping):
@@ -216,18 +226,22 @@ class TrainingBatch:
     prompts: dict[str, int]
 
 
-def assemble(outcome: StepOutcome, ledger: Ledger, scale: str) -> TrainingBatch:
+def assemble(
+    outcome: StepOutcome, ledger: Ledger, scale: str, estimator: str = "forecast"
+) -> TrainingBatch:
     """What to train on after a step.
 
     An engine computes advantages per request, over the rollouts it is handed. That is right for a
-    group as it was generated; one that was joined, cut, weighted or given a baseline gets its
-    advantages here, by the same formula as everywhere else (`dopr.core.advantages`). Where nothing
-    is kept the engine still needs a batch: it gets one group with advantages of 0.
+    group as it was generated; one that was joined, cut, weighted or given a baseline, or of which
+    something was expected, gets its advantages here, by the same formula as everywhere else
+    (`dopr.core.advantages`). Where nothing is kept the engine still needs a batch: it gets one
+    group with advantages of 0.
 
     Args:
         outcome: of the step.
         ledger: of the driver.
         scale: `group` or `none`, as in `compute_advantages`.
+        estimator: `forecast` or `group`, likewise.
 
     Raises:
         UserError: the strategy returned rollouts that were not generated in this step.
@@ -240,11 +254,12 @@ def assemble(outcome: StepOutcome, ledger: Ledger, scale: str) -> TrainingBatch:
     keys: list[str] = []
     own: dict[str, float] = {}
     prompts: dict[str, int] = {}
-    for group, advantages in zip(kept, compute_advantages(kept, ledger, scale=scale), strict=True):
+    all_advantages = compute_advantages(kept, ledger, estimator, scale)
+    for group, advantages in zip(kept, all_advantages, strict=True):
         mine = _keys(group, trained=True)
         keys += mine
         prompts |= dict.fromkeys(mine, group.prompt_id)
-        if not _is_plain(group):
+        if not (_is_plain(group) and engine_advantages_hold(group, estimator)):
             for stored, advantage in zip(group.handle, advantages.tolist(), strict=True):
                 own |= dict.fromkeys(stored.keys, advantage)
     trained = set(keys)
@@ -263,13 +278,17 @@ def _keys(group: Group, trained: bool = False) -> list[str]:
     return [key for i in wanted for key in group.handle[i].keys]
 
 
+def engine_advantages_hold(group: Group, estimator: str) -> bool:
+    """Whether nothing was said of a group that an engine's own advantages do not know.
+
+    Args:
+        group: one request's rollouts, as they were generated.
+        estimator: `forecast` or `group`.
+    """
+    nothing_said = group.kept is group.baseline is group.weights is group.std is None
+    return nothing_said and (estimator == "group" or group.expected_mean is None)
+
+
 def _is_plain(group: Group) -> bool:
-    """Whether an engine's own advantages are right: one request, whole, more than one rollout."""
-    return (
-        group.kept is None
-        and group.baseline is None
-        and group.weights is None
-        and group.std is None
-        and len(group.scored) > 1
-        and len({stored.uid for stored in group.handle}) == 1
-    )
+    """Whether a group is one request's, of more than one rollout."""
+    return len(group.scored) > 1 and len({stored.uid for stored in group.handle}) == 1

@@ -38,7 +38,12 @@ except ImportError as error:
 from dopr.core.advantages import compute_advantages
 from dopr.core.errors import UserError
 from dopr.core.strategy import Group
-from dopr.engines.adapter import EngineSettings, make_engine_driver, read_engine_settings
+from dopr.engines.adapter import (
+    EngineSettings,
+    engine_advantages_hold,
+    make_engine_driver,
+    read_engine_settings,
+)
 from dopr.engines.chooser import Chooser, Job
 from dopr.engines.metrics_log import choice_metrics, totals
 from dopr.engines.orphans import is_orphan
@@ -83,6 +88,7 @@ class ChoosingLoop(_AsyncRolloutLoop):
         rest["dataset_start_index"] = 0  # a position in the dataset's order, which nothing follows
         super().__init__(**rest)
         settings = read_engine_settings(dopr)
+        self._estimator = settings.advantage_estimator
         self._names = prompt_names(self.dataset)
         self.chooser = make_chooser(
             settings, self.dataset, self.num_generations, prompts_per_step, seed
@@ -134,10 +140,9 @@ class ChoosingLoop(_AsyncRolloutLoop):
         return samples
 
     def _rows_of(self, group: Group, rows: Rows) -> list[RolloutSample]:
-        plain = group.kept is group.baseline is group.weights is group.std is None
-        if plain and len(group.handle) == 1:
+        if len(group.handle) == 1 and engine_advantages_hold(group, self._estimator):
             return [row for mine in rows for row in mine]  # with TRL's own advantages
-        (advantages,) = compute_advantages([group], self.chooser.driver.ledger)
+        (advantages,) = compute_advantages([group], self.chooser.driver.ledger, self._estimator)
         kept = range(group.num_rollouts) if group.kept is None else group.kept.tolist()
         for i in kept:
             for row in rows[i]:
@@ -242,7 +247,7 @@ class AsyncDoPRTrainer(AsyncGRPOTrainer):
     Args:
         *args: TRL's.
         dopr: the section `dopr` (`dopr.engines.adapter.EngineSettings`): `strategy`,
-            `strategy_args`, `seed`, `max_rounds`.
+            `strategy_args`, `seed`, `max_rounds`, `advantage_estimator`.
         **kwargs: TRL's. Rewards, tools and environments are pickled, as TRL demands.
 
     Raises:

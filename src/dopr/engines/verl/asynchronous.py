@@ -47,7 +47,9 @@ class ChoosingAhead(Choosing):
 
     def _init_dataloader(self) -> None:
         super()._init_dataloader()
-        self.replay_buffer.connect(Chooser(self.driver), self._roll_out, self._scale)
+        self.replay_buffer.connect(
+            Chooser(self.driver), self._roll_out, self._scale, self._settings.advantage_estimator
+        )
 
     def _add_prompts_to_generate(self, num_prompts: int) -> int:
         self.replay_buffer.order(num_prompts)

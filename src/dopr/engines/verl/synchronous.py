@@ -75,7 +75,8 @@ class DoPRTrainerSync(Choosing, PPOTrainerSync):
         self._round = 0
         self._tags: dict[str, dict[str, Any]] = {}
         outcome = self.driver.step(self._roll_out)
-        chosen = assemble(outcome, self.driver.ledger, self._scale)
+        estimator = self._settings.advantage_estimator
+        chosen = assemble(outcome, self.driver.ledger, self._scale, estimator)
         if chosen.dropped:
             transfer_queue.kv_clear(keys=chosen.dropped, partition_id=TRAIN)
         self._chosen = chosen

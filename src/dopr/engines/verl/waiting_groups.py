@@ -74,15 +74,22 @@ class StrategyBuffer(ReplayBufferAsync):
         self.taken = TrainingBatch([], [], {}, {})
         self._connected = False
 
-    def connect(self, chooser: Chooser, submit: Callable[[list[Job]], None], scale: str) -> None:
+    def connect(
+        self,
+        chooser: Chooser,
+        submit: Callable[[list[Job]], None],
+        scale: str,
+        estimator: str = "forecast",
+    ) -> None:
         """Say who chooses.
 
         Args:
             chooser: of the run.
             submit: has jobs rolled out, under their numbers.
-            scale: of the advantages, `group` or `none`.
+            scale, estimator: of the advantages, see `assemble`.
         """
         self.chooser, self._submit, self._scale = chooser, submit, scale
+        self._estimator = estimator
         self._connected = True
 
     def order(self, count: int) -> None:
@@ -137,7 +144,7 @@ class StrategyBuffer(ReplayBufferAsync):
                 [self._with_places(group, places) for group in outcome.kept],
                 [self._with_places(group, places) for group in outcome.generated],
             )
-            batch = assemble(found, self.chooser.driver.ledger, self._scale)
+            batch = assemble(found, self.chooser.driver.ledger, self._scale, self._estimator)
             first = {n: group.handle[0] for group in outcome.kept for n in group.handle}
             jobs = [number for group in outcome.generated for number in group.handle]
             self._line_up(batch, first, jobs)
