@@ -49,8 +49,9 @@ def make_trainer(config, strategy: str, **options) -> DoPRTrainerSync:
     trainer = object.__new__(DoPRTrainerSync)
     trainer.config, trainer.trainer_mode, trainer.global_steps = config, "sync", 1
     trainer.train_dataset, trainer.agent_loop_manager = Pool(), AgentLoops()
+    trainer._settings = EngineSettings(strategy, options)
     trainer.driver = make_engine_driver(
-        EngineSettings(strategy, options), POOL, num_generations=4, prompts_per_step=3
+        trainer._settings, POOL, num_generations=4, prompts_per_step=3
     )
     inner = ReplayBuffer(
         trainer_mode="sync",
