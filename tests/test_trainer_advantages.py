@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dopr.strategies import DoPR
 from engine_tools import Recorder
 from training import TwoRounds, make_trainer, parameters
 
@@ -83,3 +84,20 @@ def test_groups_that_all_went_one_way_teach_where_something_else_was_expected(
     wanted = (1 - expected) / (0.5 + 1e-4) if estimator != "group" else 0.0
     assert given == pytest.approx(wanted, rel=1e-4)
     assert torch.equal(before, parameters(trainer)) == (estimator == "group")
+
+
+def test_one_rollout_of_a_prompt_is_held_against_what_was_expected(tmp_path: Path) -> None:
+    def in_turn(completions: list[str], **columns: Any) -> list[float]:
+        return [float(i % 2) for i in range(len(completions))]
+
+    strategy = DoPR(num_generations=1, prompts_per_step=8)
+    trainer = make_trainer(tmp_path, strategy, in_turn, max_steps=1)
+    recorder, before = Recorder(trainer), parameters(trainer)
+    trainer.train()
+    given = sorted(float(row["advantages"].flatten()[0]) for _, row in recorder.rows())
+    # As above; the first rollout is as likely under every forecast.
+    a = (0.25 / 0.35**2 - 1) / 2
+    expected = 1 / 5 * 2 / 3 + 4 / 5 * (a + 1) / (2 * a + 1)
+    surprise = (1 - expected) / (0.5 + 1e-4)
+    assert given == pytest.approx([-surprise] * 4 + [surprise] * 4, rel=1e-4)
+    assert not torch.equal(before, parameters(trainer))
