@@ -71,10 +71,10 @@ def at(run: Run, rollouts: float) -> dict[str, Any]:
     return [row for row in run["evals"] if row["rollouts_total"] <= rollouts][-1]
 
 
-def against(runs: Runs, rival: str) -> dict[str, Any]:
+def against(runs: Runs, rival: str, ours: str = OURS) -> dict[str, Any]:
     """`dopr` against a rival: the cost of its median final accuracy, and kinds on the way."""
-    seeds = sorted(set(runs[OURS]) & set(runs[rival]), key=int)
-    pairs = [(runs[OURS][seed], runs[rival][seed]) for seed in seeds]
+    seeds = sorted(set(runs[ours]) & set(runs[rival]), key=int)
+    pairs = [(runs[ours][seed], runs[rival][seed]) for seed in seeds]
     target = matched_final({seed: runs[rival][seed] for seed in seeds})
     result: dict[str, Any] = {"matched_final": target}
     for cost, field in COSTS.items():

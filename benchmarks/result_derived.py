@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mixed_study
 import numpy as np
 import result_costs
 import result_delay
@@ -41,12 +42,15 @@ def costs(results: Path) -> Any:
 @derived
 def mixed(results: Path) -> Any:
     """The pool of three kinds: in how many pairs `dopr` took fewer rollouts, no fewer, missed; and
-    the mean difference of what it ends with when planned for half of them.
+    the mean difference of what it ends with when planned for half of them; and what it takes in
+    the step of uniform choice.
     """
     summary = read(results / "mixed" / "half" / "summary.json")
     ends = summary["planned for half"]["dopr-half"]["kinds"]["all"]
     means = {"median": ends["mean"], "low": ends["mean_low"], "high": ends["mean_high"]}
-    found: dict[str, Any] = {"half": means}
+    kept = mixed_study.kept_runs(results / "mixed" / "half")
+    fours = mixed_study.against(kept, mixed_study.REFERENCE, "dopr-fours")
+    found: dict[str, Any] = {"half": means, "fours": fours["rollouts"]}
     for name, entry in summary["against"].items():
         ratios = entry["rollouts"]["per_seed"]
         fewer = [ratio for ratio in ratios if ratio is not None and ratio < 1]
