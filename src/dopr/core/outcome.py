@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from dopr.core.strategy import Group
 
+SURPRISE = 0.25  # of the expected standard deviation: an eighth of the way from wrong to right
+
 
 @dataclass
 class Spent:
@@ -43,7 +45,20 @@ class StepOutcome:
 
     @property
     def signal_rate(self) -> float:
-        """Share of the generated groups with reward variance; NaN if none was generated."""
+        """Share of the generated groups that carry a signal; NaN if none was generated.
+
+        That is reward variance, and for a single rollout of whose prompt something was expected, a
+        surprise.
+        """
         if not self.generated:
             return float("nan")
-        return sum(group.informative for group in self.generated) / len(self.generated)
+        surprising = {group.prompt_id for group in self.kept if _surprises(group)}
+        carry = sum(g.informative or g.prompt_id in surprising for g in self.generated)
+        return carry / len(self.generated)
+
+
+def _surprises(group: Group) -> bool:
+    """Whether a single rollout's reward is far from what was expected."""
+    if len(group.scored) != 1 or group.expected_mean is None or group.expected_std is None:
+        return False
+    return abs(group.mean - group.expected_mean) > SURPRISE * group.expected_std
