@@ -349,3 +349,25 @@ def test_disagreement_counts_pairs_of_different_answers() -> None:
     assert np.isnan(group(0, [0.0, 1.0]).disagreement)  # nobody has read them
     texts = ["so <answer> 1  2 </answer>", r"thus \boxed{1 2}", "1 2"]
     assert final_answers(texts) == ["1 2"] * 3
+
+
+def test_an_embedding_that_is_not_finite_counts_as_nothing_there() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((40, 6)).astype(np.float32)
+    broken = vectors.copy()
+    broken[3, 2], broken[30, 1], broken[31] = np.nan, np.inf, np.nan
+    plain = np.nan_to_num(broken, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def features(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        strategy = DoPR()
+        strategy.can_measure = frozenset({"embedding"})
+        stream = PromptStream(40)
+        for ids in (np.arange(20), np.arange(20, 40)):  # the first ones set the frame
+            reading = strategy.read(stream, ids)
+            asked = next(reading)
+            with pytest.raises(StopIteration):
+                reading.send(values[list(asked.prompt_ids)])
+        return np.asarray(strategy._features)
+
+    assert np.isfinite(features(broken)).all()
+    assert np.array_equal(features(broken), features(plain))

@@ -76,17 +76,16 @@ class PromptFeatures(Strategy):
             unknown = np.unique(ids)
         if unknown.size:
             answer = yield Measure(tuple(unknown.tolist()), "embedding", layers=LAYERS)
-            values = np.asarray(answer, dtype=np.float32)
-            if not np.isfinite(values.dot(np.ones(values.shape[1], np.float32))).all():
-                values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-            self._keep(prompts.size, unknown, values)
+            self._keep(prompts.size, unknown, np.asarray(answer, dtype=np.float32))
         return self._features[ids].astype(np.float64)
 
     @on_one_thread
     def _keep(self, size: int, ids: NDArray[np.int64], embeddings: NDArray[np.float32]) -> None:
         if not len(self._axes):
-            self._frame(embeddings.astype(np.float64))
+            self._frame(_finite(embeddings).astype(np.float64))
         seen = embeddings @ self._axes - self._origin
+        if not np.isfinite(seen).all():
+            seen = _finite(embeddings) @ self._axes - self._origin
         if not len(self._features):
             self._features = np.full((size, seen.shape[1]), np.nan, np.float16)
         self._features[ids] = np.minimum(np.maximum(seen, -LARGEST), LARGEST)
@@ -115,3 +114,8 @@ class PromptFeatures(Strategy):
             narrower: l^2 is divided by it.
         """
         return np.exp(squared_distances(a, b) * (-0.5 * narrower / self._squared_length))
+
+
+def _finite(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """With 0 in the place of what is not finite."""
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
