@@ -39,7 +39,7 @@ class EngineSettings:
             alone.
 
     Raises:
-        UserError: a number that makes no sense.
+        UserError: a number that makes no sense, or an unknown estimator.
     """
 
     strategy: str = "dopr"

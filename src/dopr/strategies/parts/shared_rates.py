@@ -332,7 +332,7 @@ def log_likelihood(
 
 
 def _lgamma(x: Array) -> Array:
-    """Logarithm of the gamma function of positive numbers, to 1e-12; NumPy has none.
+    """Logarithm of the gamma function of positive numbers, to 1e-12 of it; NumPy has none.
 
     By Stirling's series at x + 8, from which Gamma(x) is a product of x to x + 7 away.
     """
