@@ -72,3 +72,26 @@ def test_what_one_group_cannot_hold_is_refused() -> None:
         group([0], baseline=0.5).join(group([1]))
     with pytest.raises(ValueError, match=r"stds 0\.5 and None"):
         group([0], std=0.5).join(group([1]))
+
+
+def test_what_is_expected_leaves_the_rest_of_a_group_as_it_is() -> None:
+    every = {
+        "prompt_id": 3,
+        "rewards": np.array([0.0, 1.0]),
+        "tokens": np.array([4, 5]),
+        "step": 7,
+        "entropy": 0.5,
+        "entropies": np.array([0.4, 0.6]),
+        "answers": ("1", "2"),
+        "handle": ("a",),
+        "kept": np.array([1]),
+        "baseline": 0.25,
+        "weights": np.array([1.0, 2.0]),
+        "std": 0.75,
+        "expected_mean": 0.1,
+        "expected_std": 0.2,
+    }
+    assert set(every) == {f.name for f in fields(Group)}  # a new field belongs here too
+    expecting = Group(**every).expecting(0.9, 0.5)
+    for name, value in (every | {"expected_mean": 0.9, "expected_std": 0.5}).items():
+        assert getattr(expecting, name) is value

@@ -10,7 +10,8 @@ the best alone goes through them one after another; so what a prompt is worth fa
 had their share of the choice (`dopr.strategies.parts.even_shares`).
 """
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -128,10 +129,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         stds = 0.5 * np.sqrt(varied)
         return [
             group
-            if np.isnan(rate)
-            else replace(
-                group, expected_mean=low + (high - low) * rate, expected_std=(high - low) * std
-            )
+            if math.isnan(rate)
+            else group.expecting(low + (high - low) * rate, (high - low) * std)
             for group, rate, std in zip(groups, rates.tolist(), stds.tolist(), strict=True)
         ]
 

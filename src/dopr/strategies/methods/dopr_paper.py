@@ -199,10 +199,13 @@ class DoPRPaper(Strategy):
         """A group of each prompt chosen; a pool smaller than the step is repeated to fill it, as
         1-shot RLVR fills its batch.
         """
-        wanted = np.resize(chosen, self.prompts_per_step or self.usual_prompts)
-        return requests_for(wanted, self.num_generations)
+        count = self.prompts_per_step or self.usual_prompts
+        wanted = chosen if len(chosen) == count else np.resize(chosen, count)
+        return requests_for(wanted.tolist(), self.num_generations)
 
 
 def _mean(values: NDArray[np.float32], chosen: NDArray[np.int64]) -> float:
-    # Mostly it is one, and a NumPy mean of one costs as much as scoring a few candidates.
-    return float(values[chosen].mean()) if len(chosen) > 1 else values.item(chosen[0])
+    # Of a few, NumPy's own mean takes as long as scoring some candidates.
+    if len(chosen) == 1:
+        return values.item(chosen[0])
+    return float(np.add.reduce(values[chosen])) / len(chosen)

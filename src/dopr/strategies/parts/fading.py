@@ -41,23 +41,28 @@ def observe(sums: Array, features: Array, values: Array, noise: Array) -> None:
     sums[:, -1] += weighted.sum(axis=1)
 
 
-def predict(sums: Array, features: Array, center: float, variance: float) -> tuple[Array, Array]:
-    """Mean and variance of the value at features, both (k,).
+def predict(
+    sums: Array, features: Array, center: Array | float, variance: float
+) -> tuple[Array, Array]:
+    """Mean and variance of the value at features, both (..., k).
 
     The posterior of a Gaussian process with mean `center` and covariance `variance` f f'. To let
     observations fade, multiply the sums by a factor: their noise grows by one over it.
 
     Args:
-        sums: see `observe`.
+        sums: see `observe`; of one regression or several, shape (..., m, m + 2).
         features: shape (k, m).
-        center: the prior's mean.
+        center: the prior's mean, of each regression, shape (...).
         variance: the prior's variance where the features' squares add up to 1. What they lack of 1
             is variance that nothing seen can lower.
     """
-    inner = variance * sums[:, :-2]
-    inner.ravel()[:: len(inner) + 1] += 1.0  # the diagonal
+    width = sums.shape[-2]
+    center = np.asarray(center)[..., None]
+    inner = variance * sums[..., :-2]
+    inner.reshape(*sums.shape[:-2], -1)[..., :: width + 1] += 1.0  # the diagonal
     covariance = np.linalg.inv(inner)  # over `variance`; inner's eigenvalues are at least 1
-    mean = center + variance * (features @ (covariance @ (sums[:, -2] - center * sums[:, -1])))
-    within = variance * ((features @ covariance) * features).sum(axis=1)
+    seen = sums[..., -2] - center * sums[..., -1]
+    mean = center + variance * (features @ (covariance @ seen[..., None]))[..., 0]
+    within = variance * ((features @ covariance) * features).sum(axis=-1)
     beyond = variance * np.maximum(1.0 - np.square(features).sum(axis=1), 0.0)
     return mean, within + beyond

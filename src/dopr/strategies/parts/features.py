@@ -83,7 +83,8 @@ class PromptFeatures(Strategy):
     def _keep(self, size: int, ids: NDArray[np.int64], embeddings: NDArray[np.float32]) -> None:
         if not len(self._axes):
             self._frame(_finite(embeddings).astype(np.float64))
-        seen = embeddings @ self._axes - self._origin
+        with np.errstate(invalid="ignore"):
+            seen = embeddings @ self._axes - self._origin
         if not np.isfinite(seen).all():
             seen = _finite(embeddings) @ self._axes - self._origin
         if not len(self._features):
@@ -95,7 +96,8 @@ class PromptFeatures(Strategy):
         mean, std = embeddings.mean(axis=0), np.maximum(embeddings.std(axis=0), SMALLEST_STD)
         standardised = (embeddings - mean) / std
         axes = np.linalg.svd(standardised, full_matrices=False)[2][:FEATURES].T
-        self._axes = (axes / std[:, None]).astype(np.float32)
+        # In rows: the product with wide embeddings takes a fifth less time.
+        self._axes = (axes / std[:, None]).astype(np.float32, order="C")
         self._origin = mean @ (axes / std[:, None])
         seen = standardised @ axes
         # From all over the batch: it is in the order of the pool, often one kind after another.

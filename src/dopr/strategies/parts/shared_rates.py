@@ -129,16 +129,15 @@ class SharedRates(PromptFeatures):
     def forecast(self, ids: NDArray[np.int64], features: Array | None, ledger: Ledger) -> Forecasts:
         """Forecasts of the success rates of prompts, ids of shape (k,), features as of `read`."""
         inputs = None if features is None else self._inputs(features)
-        starts = self._starts(len(ids), inputs)
+        center, worth = self._starts(len(ids), inputs)
         seen = ledger.visits[ids] > 0
         known = np.where(seen, ledger.weight[ids], 0.0)
         own = to_unit(ledger.mean[ids], ledger)
         age = (ledger.step - ledger.last_step[ids]).astype(np.float64)
         faded = known * np.exp(-age / np.array(MEMORIES)[:, None])  # (memories, k)
-        alpha = np.concatenate([worth * center + faded * own for center, worth in starts])
-        beta = np.concatenate(
-            [worth * (1 - center) + faded * (1 - own) for center, worth in starts]
-        )
+        alpha = (worth * center)[:, None] + faded * own  # (starts, memories, k)
+        beta = (worth * (1 - center))[:, None] + faded * (1 - own)
+        alpha, beta = alpha.reshape(-1, len(ids)), beta.reshape(-1, len(ids))
         if self._evidence.shape[1] != len(alpha):
             self._evidence = np.zeros((2, len(alpha)))
         return Forecasts(alpha, beta, self._beliefs()[seen.astype(np.int64)].T, inputs)
@@ -165,19 +164,17 @@ class SharedRates(PromptFeatures):
         return self._pool_rate(self._pool[1])[0]
 
     @on_one_thread
-    def _starts(self, count: int, inputs: Array | None) -> list[tuple[Array, Array]]:
-        """Mean and worth in rollouts of each start, all of shape (count,)."""
+    def _starts(self, count: int, inputs: Array | None) -> tuple[Array, Array]:
+        """Mean and worth in rollouts of the starts, both of shape (starts, count)."""
         pools = np.array([self._pool_rate(sums) for sums in self._pool])
         centers, variances = np.repeat(pools.T[:, :, None], count, axis=2)
         if inputs is not None:
-            like = [
-                predict(sums, inputs, center, self.signal_std**2)
-                for sums, center in zip(self._regressions, pools[:, 0].tolist(), strict=True)
-            ]
-            centers = np.concatenate([centers, [mean for mean, _ in like]])
-            variances = np.concatenate([variances, [variance for _, variance in like]])
-        starts = zip(*_start(centers, variances), strict=True)
-        return [(np.full(count, 0.5), np.full(count, 2.0)), *starts]
+            like = predict(self._regressions, inputs, pools[:, 0], self.signal_std**2)
+            centers = np.concatenate([centers, like[0]])
+            variances = np.concatenate([variances, like[1]])
+        center, worth = _start(centers, variances)
+        coin = np.ones((1, count))
+        return np.concatenate([0.5 * coin, center]), np.concatenate([2.0 * coin, worth])
 
     def _inputs(self, features: Array) -> Array:
         """What the regressions go by, shape (k, landmarks)."""
@@ -255,8 +252,8 @@ class SharedRates(PromptFeatures):
         self._evidence *= KEEP_EVIDENCE
         inputs = forecasts.inputs
         if inputs is not None:
-            memories = np.tile(MEMORIES, len(self._evidence[1]) // len(MEMORIES))
-            self._regressions[0] *= math.exp(-float((self._beliefs()[1] / memories).sum()))
+            beliefs = self._beliefs()[1].reshape(-1, len(MEMORIES))
+            self._regressions[0] *= math.exp(-float((beliefs / np.array(MEMORIES)).sum()))
         place = {int(prompt): position for position, prompt in enumerate(ids)}
         rewards = [group.scored for group in groups]
         scored = [i for i, g in enumerate(groups) if rewards[i].size and g.prompt_id in place]
@@ -276,10 +273,8 @@ class SharedRates(PromptFeatures):
         if not followed:
             told = counts if varied is None else counts / varied[scored]
             expected[scored] = self._judge(forecasts.of(positions), rates, counts, told, new)
-        for rate, first, noise in zip(rates.tolist(), new.tolist(), sampling.tolist(), strict=True):
-            for which in (0, 1) if first else (0,):
-                self._pool[which] *= KEEP_POOL
-                self._pool[which] += (1.0, rate, rate * rate, noise)
+        self._pool[0] = _faded_and_added(self._pool[0], rates, sampling)
+        self._pool[1] = _faded_and_added(self._pool[1], rates[new], sampling[new])
         if inputs is not None:
             for sums, rows in zip(self._regressions, (np.ones_like(new), new), strict=True):
                 observe(sums, inputs[positions[rows]], rates[rows], sampling[rows] + 1e-6)
@@ -309,11 +304,20 @@ class SharedRates(PromptFeatures):
         return np.asarray((believed * means).sum(axis=0) / believed.sum(axis=0))
 
 
+def _faded_and_added(sums: Array, rates: Array, sampling: Array) -> list[float]:
+    """Sums of the pool with some more groups, one after another."""
+    found = sums.tolist()
+    for rate, noise in zip(rates.tolist(), sampling.tolist(), strict=True):
+        added = (1.0, rate, rate * rate, noise)
+        found = [KEEP_POOL * so_far + more for so_far, more in zip(found, added, strict=True)]
+    return found
+
+
 def _start(center: Array, variance: Array) -> tuple[Array, Array]:
     """Mean and worth in rollouts of Beta distributions with these means and variances."""
-    center = np.clip(center, 0.01, 0.99)
+    center = np.minimum(np.maximum(center, 0.01), 0.99)
     worth = center * (1 - center) / np.maximum(variance, 1e-9) - 1
-    return center, np.clip(worth, FEWEST, MOST)
+    return center, np.minimum(np.maximum(worth, FEWEST), MOST)
 
 
 def log_likelihood(
@@ -324,10 +328,10 @@ def log_likelihood(
     The success rate is drawn from Beta(alpha, beta). A partial reward counts as a part of a
     success.
     """
-    a = np.stack([alpha + right, alpha])
-    b = np.stack([beta + (count - right), beta])
-    gamma = _lgamma(np.stack([a, b, a + b]))
-    after, before = gamma[0] + gamma[1] - gamma[2]
+    a, b = alpha + right, beta + (count - right)
+    # One call for all: their arrays are small. np.stack would take as long as the logarithms.
+    gamma = _lgamma(np.array([[a, b, a + b], [alpha, beta, alpha + beta]]))
+    after, before = gamma[:, 0] + gamma[:, 1] - gamma[:, 2]
     return np.asarray(after - before)
 
 
