@@ -16,7 +16,7 @@ before the runs.
 import argparse
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,46 +108,62 @@ def _strategy(families: Any, goals: Any, name: str) -> dict[str, Any]:
 
 
 def _against(families: Any, goals: Any, name: str) -> dict[str, Any]:
-    """Ratios of `dopr`'s costs to a strategy's, seed by seed, for all families and for each."""
+    """Ratios of `dopr`'s costs to a strategy's, for all families and for each, and what it gains;
+    and of the strategy's costs to the reference's.
+    """
+    found: dict[str, Any] = {}
+    if name != REFERENCE:
+        pairs = _pairs(families, name, REFERENCE)
+        found["of_reference"] = {
+            cost: _ratio(pairs, goals, "matched_final", cost) for cost in COSTS
+        }
     if name == OURS:
-        return {}
-    pairs = {
-        family: [
-            (by_name[OURS][seed], by_name[name][seed])
-            for seed in sorted(by_name[OURS], key=int)
-            if seed in by_name.get(name, {})
-        ]
-        for family, (_, by_name) in families.items()
-    }
-
-    def paid(goal: str, cost: str, which: Sequence[str]) -> dict[str, Any]:
-        values: list[float | None] = []
-        bounded = 0
-        for family in which:
-            value, field = goals[family][goal], COSTS[cost]
-            found, upper = cost_ratios(pairs[family], value, field)
-            values, bounded = values + found, bounded + upper
-        return median_with_interval(values) | {"per_run": values, "bounded": bounded}
+        return found
+    pairs = _pairs(families, OURS, name)
 
     def gained(measure: Callable[[Run], float]) -> dict[str, Any]:
-        both = [pair for family in families for pair in pairs[family]]
+        both = [pair for found in pairs.values() for pair in found]
         found = paired_difference([measure(own) for own, _ in both], [measure(o) for _, o in both])
         return {key: found[key] for key in ("mean", "mean_low", "mean_high")}
 
-    return {
+    return found | {
         "dopr_against": {
             "pairs": sum(len(found) for found in pairs.values()),
-            "matched_final": {cost: paid("matched_final", cost, list(families)) for cost in COSTS},
+            "matched_final": {cost: _ratio(pairs, goals, "matched_final", cost) for cost in COSTS},
             "by_family": {
-                family: paid("matched_final", "rollouts", [family])
-                for family in families
-                if pairs[family]
+                family: _ratio({family: found}, goals, "matched_final", "rollouts")
+                for family, found in pairs.items()
+                if found
             },
-            "target": paid("target", "rollouts", list(families)),
+            "target": _ratio(pairs, goals, "target", "rollouts"),
             "area": gained(area),
             "final": gained(final),
         }
     }
+
+
+def _pairs(families: Any, ours: str, theirs: str) -> dict[str, list[tuple[Run, Run]]]:
+    """Runs of two strategies with the same seed, by family."""
+    return {
+        family: [
+            (runs[ours][seed], runs[theirs][seed])
+            for seed in sorted(runs.get(ours, {}), key=int)
+            if seed in runs.get(theirs, {})
+        ]
+        for family, (_, runs) in families.items()
+    }
+
+
+def _ratio(
+    pairs: dict[str, list[tuple[Run, Run]]], goals: Any, goal: str, cost: str
+) -> dict[str, Any]:
+    """What the first of each pair paid over what the second did, families together."""
+    values: list[float | None] = []
+    bounded = 0
+    for family, runs in pairs.items():
+        found, upper = cost_ratios(runs, goals[family][goal], COSTS[cost])
+        values, bounded = values + found, bounded + upper
+    return median_with_interval(values) | {"per_run": values, "bounded": bounded}
 
 
 def table(summary: dict[str, Any]) -> str:
@@ -157,16 +173,21 @@ def table(summary: dict[str, Any]) -> str:
         goals = ", ".join(f"`{f}` {g['matched_final']:.3f}" for f, g in entry["families"].items())
         rows += [f"### Pool `{pool}`", "", f"To what `{REFERENCE}` ends with: {goals}.", ""]
         rows += [
-            "| strategy | arrived | rollouts | tokens | seconds | mean accuracy | final | "
+            "| strategy | arrived | rollouts | tokens | seconds | "
+            f"rollouts / `{REFERENCE}` | tokens / it | mean accuracy | final | "
             "informative groups |",
-            "| --- |" + " --- |" * 7,
+            "| --- |" + " --- |" * 9,
         ]
         for name in in_order(entry):
             one = entry["strategies"][name]
             costs = [_number(one["costs"][cost]["median"]) for cost in COSTS]
+            shares = [
+                spread(one["of_reference"][cost], ".2f") if "of_reference" in one else ""
+                for cost in ("rollouts", "tokens")
+            ]
             share = "" if one["informative"] is None else f"{one['informative']:.2f}"
             rows.append(
-                f"| `{name}` | {one['arrived']}/{one['runs']} | {' | '.join(costs)} | "
+                f"| `{name}` | {one['arrived']}/{one['runs']} | {' | '.join(costs + shares)} | "
                 f"{one['area']['median']:.3f} | {one['final']['median']:.3f} | {share} |"
             )
         rows += ["", *_against_table(entry), ""]

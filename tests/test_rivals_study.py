@@ -56,8 +56,13 @@ def test_costs_are_those_of_what_uniform_choice_ends_with(tmp_path: Path) -> Non
     other = found["strategies"]["other"]
     assert (other["runs"], other["arrived"], other["dopr_against"]["pairs"]) == (1, 0, 1)
     assert rivals_study.in_order(found) == ["dopr", "uniform-tuned", "other"]
-    assert "| `other` | 0/1 | missed | missed | missed | 0.233 |" in rivals_study.table(
-        rivals_study.summarise(tmp_path)
+    assert found["strategies"]["dopr"]["of_reference"]["rollouts"]["per_run"] == pytest.approx(
+        [1 / 3, 2 / 3]
+    )
+    assert other["of_reference"]["tokens"]["per_run"] == [None]
+    assert (
+        "| `other` | 0/1 | missed | missed | missed | missed | missed | 0.233 |"
+        in rivals_study.table(rivals_study.summarise(tmp_path))
     )
 
 
