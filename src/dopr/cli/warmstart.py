@@ -23,6 +23,9 @@ def add_command(add: AddCommand) -> None:
     """Put `warmstart` among the commands."""
     command = add("warmstart", "Make a small model with latent capability.", run)
     add_settings_arguments(command)
+    command.add_argument(
+        "--resume", action="store_true", help="go on with what was interrupted in output_dir"
+    )
     command.epilog = _EPILOG
 
 
@@ -34,6 +37,6 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     if arguments.print_config:
         return print_config(settings)
     with contextlib.redirect_stdout(sys.stderr):  # where transformers prints its losses
-        result = run_warmstart(settings)
+        result = run_warmstart(settings, resume=arguments.resume)
     print(json.dumps(result, indent=2, default=str))
     return 0

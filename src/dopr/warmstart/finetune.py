@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,14 @@ from dopr.warmstart.curate import CurateSettings, Curation, curate
 from dopr.warmstart.families import FAMILIES, get_family
 from dopr.warmstart.habits import Habit
 from dopr.warmstart.mixture import make_mixture
+from dopr.warmstart.saving import (
+    LogWithCheckpoints,
+    begin,
+    close_folder,
+    folder_for,
+    last_checkpoint,
+    mean_loss,
+)
 from dopr.warmstart.tokenizer import build_tokenizer
 
 FACTS: dict[Habit, float] = {"careful": 0.5, "guess": 0.15, "sloppy": 0.35}
@@ -57,6 +64,7 @@ class WarmstartSettings:
         sloppy_share: weight of sloppy solutions.
         measure_prompts: prompts a family for the figures in the model card; 0 measures nothing.
         measure_rollouts: completions sampled for each of them.
+        save_every: optimiser steps between checkpoints, for `resume`; 0 saves none.
         threads: torch threads; 0 leaves the setting alone.
         base: finetune this model (local folder, Hub id or `tiny-reasoner`) instead of a fresh one;
             the first phase and the settings of size are then left out, and `learning_rate` is
@@ -84,6 +92,7 @@ class WarmstartSettings:
     sloppy_share: float = 0.40
     measure_prompts: int = 128
     measure_rollouts: int = 16
+    save_every: int = 200
     threads: int = 0
     base: str | None = None
     curate: CurateSettings | None = None
@@ -101,6 +110,7 @@ class WarmstartSettings:
         at_least(self, 1, "steps", "batch_size", "hidden_size", "num_layers", "num_heads")
         at_least(self, 1, "intermediate_size", "max_length", "measure_rollouts")
         at_least(self, 0, "facts_steps", "warmup_steps", "measure_prompts", "threads")
+        at_least(self, 0, "save_every")
         above_zero(self, "learning_rate", "mixture_rate")
         at_most(self, MOST_THREADS, "threads")
         check_seeds({"seed": self.seed})
@@ -143,10 +153,10 @@ def build_model(config: WarmstartSettings, tokenizer: PreTrainedTokenizerFast) -
     )
 
 
-def _arguments(config: WarmstartSettings, folder: str, steps: int, rate: float) -> SFTConfig:
+def _arguments(config: WarmstartSettings, folder: Path, steps: int, rate: float) -> SFTConfig:
     """TRL's settings: one batch a step, so that the loss is a mean over its completion tokens."""
     return SFTConfig(
-        output_dir=folder,
+        output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=1,
@@ -159,7 +169,9 @@ def _arguments(config: WarmstartSettings, folder: str, steps: int, rate: float) 
         gradient_checkpointing=False,
         bf16=False,
         use_cpu=not torch.cuda.is_available(),
-        save_strategy="no",
+        save_strategy="steps" if config.save_every else "no",
+        save_steps=config.save_every or 1,
+        save_total_limit=1,
         report_to=[],
         logging_steps=100,
         disable_tqdm=True,
@@ -173,28 +185,35 @@ def _finetune(
     tokenizer: PreTrainedTokenizerFast,
     config: WarmstartSettings,
     rows: list[dict[str, Any]],
+    folder: Path,
     steps: int,
     rate: float,
 ) -> float:
-    """One supervised phase, over and over the rows; returns its mean loss in nats a token."""
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = SFTTrainer(
-            model=model,
-            args=_arguments(config, folder, steps, rate),
-            train_dataset=Dataset.from_list(rows),
-            processing_class=tokenizer,
-        )
-        return float(trainer.train().training_loss)
+    """One supervised phase, over and over the rows, from its last checkpoint in the folder on;
+    returns its mean loss in nats a token.
+    """
+    trainer = SFTTrainer(
+        model=model,
+        args=_arguments(config, folder, steps, rate),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[LogWithCheckpoints()],
+    )
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    return mean_loss(trainer.state)
 
 
 def _learn_facts(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, config: WarmstartSettings
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    config: WarmstartSettings,
+    folder: Path,
 ) -> None:
     """The first phase: both step-by-step forms without a slip."""
     count = config.facts_steps * config.batch_size
     no_slips = dict.fromkeys(config.families, 0.0)
     rows = make_mixture(config.families, count, FACTS, 2 * config.seed + 1, no_slips)
-    _finetune(model, tokenizer, config, rows, config.facts_steps, config.learning_rate)
+    _finetune(model, tokenizer, config, rows, folder, config.facts_steps, config.learning_rate)
 
 
 def _rows(config: WarmstartSettings) -> tuple[list[dict[str, Any]], Curation | None]:
@@ -206,11 +225,13 @@ def _rows(config: WarmstartSettings) -> tuple[list[dict[str, Any]], Curation | N
     return make_mixture(config.families, count, config.shares, 2 * config.seed), None
 
 
-def run_warmstart(config: WarmstartSettings) -> dict[str, Any]:
+def run_warmstart(config: WarmstartSettings, resume: bool = False) -> dict[str, Any]:
     """Make a model: data, tokenizer, supervised training, figures, model card.
 
     Args:
         config: what to make and how.
+        resume: go on with what was interrupted in the same folder; from the start where nothing
+            was begun.
 
     Returns:
         `output_dir`, `parameters`, `train_seconds`, `train_loss`, `threads`, the figures of the
@@ -218,13 +239,15 @@ def run_warmstart(config: WarmstartSettings) -> dict[str, Any]:
         `dopr.warmstart.describe.describe_family`.
 
     Raises:
-        UserError: the base model or the solutions cannot be used.
+        UserError: the base model or the solutions cannot be used, or the folder holds another warm
+            start.
     """
     from dopr.warmstart.card import write_card
     from dopr.warmstart.describe import describe_model
 
     if config.threads:
         torch.set_num_threads(config.threads)
+    unfinished = folder_for(config, resume)
     rows, curation = _rows(config)
     set_seed(config.seed)
     if config.base is None:
@@ -232,12 +255,13 @@ def run_warmstart(config: WarmstartSettings) -> dict[str, Any]:
         model = build_model(config, tokenizer)
     else:
         model, tokenizer = load_model(config.base)
+    begin(unfinished, config)
     started = time.perf_counter()
     rate = config.learning_rate
     if config.facts_steps and config.base is None:
-        _learn_facts(model, tokenizer, config)
+        _learn_facts(model, tokenizer, config, unfinished / "facts")
         rate *= config.mixture_rate
-    loss = _finetune(model, tokenizer, config, rows, config.steps, rate)
+    loss = _finetune(model, tokenizer, config, rows, unfinished / "mixture", config.steps, rate)
     result: dict[str, Any] = {
         "output_dir": config.output_dir,
         "parameters": model.num_parameters(),
@@ -259,4 +283,5 @@ def run_warmstart(config: WarmstartSettings) -> dict[str, Any]:
             model, tokenizer, config.families, config.measure_prompts, config.measure_rollouts
         )
     write_card(folder, config, result)
+    close_folder(unfinished)
     return result
