@@ -160,6 +160,22 @@ def test_groups_of_which_nothing_was_expected_are_group_relative(scale: str) -> 
     assert np.concatenate(found).tolist() == np.concatenate(wanted).tolist()
 
 
+@pytest.mark.parametrize("right", [3, 4, 5])
+def test_leave_one_out_of_two_that_are_kept_is_the_same_whatever_the_others_were(
+    right: int,
+) -> None:
+    rewards = [1.0] * right + [0.0] * (8 - right)
+    kept = replace(group(0, rewards).keep(np.array([0, 7])), baseline=0.5)
+    (advantages,) = compute_advantages([kept], Ledger(1), "leave_one_out", scale="none")
+    assert advantages[[0, 7]].tolist() == pytest.approx([1.0, -1.0])
+
+
+def test_leave_one_out_subtracts_a_baseline_in_which_no_rollout_has_a_part() -> None:
+    given = replace(group(0, [1.0, 0.0]), baseline=0.9)
+    (advantages,) = compute_advantages([given], Ledger(1), "leave_one_out", scale="none")
+    assert advantages.tolist() == pytest.approx([0.1, -0.9])
+
+
 @pytest.mark.parametrize("estimator", ["group", "leave_one_out", "dbb", "zvp"])
 def test_what_was_expected_is_advice_for_one_estimator_alone(estimator: str) -> None:
     plain = group(0, [1, 0, 0])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from cli_tools import rows_of, train, words
 from dopr.core.errors import UserError
 from dopr.policy.models import base_model, is_adapter, load_model
-from dopr.runs.best import has_stopped_improving, place_of_best
+from dopr.runs.best import has_stopped_improving, mend_best, place_of_best
 from dopr.runs.settings import TrainSettings
 
 
@@ -142,3 +142,21 @@ def test_training_goes_on_from_an_adapter_alone(
     assert before.keys() == after.keys()
     assert not all(before[name].equal(after[name]) for name in before)
     assert base_model(str(tmp_path / "next/model")) == str(tiny_model_dir)
+
+
+@pytest.mark.parametrize("killed_at", ["saving", "before the swap", "in the swap", "after it"])
+def test_a_kill_while_the_best_is_saved_leaves_a_whole_one(tmp_path: Path, killed_at: str) -> None:
+    def model(name: str, step: int, whole: bool = True) -> None:
+        (tmp_path / name).mkdir()
+        if whole:
+            (tmp_path / name / "best.json").write_text(str(step))
+
+    model("best.old" if killed_at in ("in the swap", "after it") else "best", 1)
+    if killed_at == "after it":
+        model("best", 2)
+    else:
+        model("best.new", 2, whole=killed_at != "saving")
+    mend_best(tmp_path)
+    expected = "2" if killed_at in ("in the swap", "after it") else "1"
+    assert (tmp_path / "best/best.json").read_text() == expected
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import selectors
 import signal
 import socket
 import time
@@ -13,17 +14,20 @@ import numpy as np
 import pytest
 
 from dopr.core.driver import Driver
+from dopr.core.errors import UserError
 from dopr.core.large_stream import LargeStream
+from dopr.core.ledger import Ledger
 from dopr.core.stream import PromptStream
 from dopr.engines.chooser import Chooser, Job
 from dopr.engines.chooser_journal import (
     JournaledChooser,
     pack_exchange,
+    pack_hold,
     pack_lost,
     unpack_jobs,
 )
-from dopr.engines.chooser_server import ChooserClient, ChooserServer
-from dopr.strategies import make_strategy
+from dopr.engines.chooser_server import ChooserClient, ChooserServer, _Engine
+from dopr.strategies import Request, Strategy, make_strategy
 
 SIZE = 200
 
@@ -52,7 +56,7 @@ def frames(rng: np.random.Generator, chooser: JournaledChooser, count: int) -> I
     """Frames of an engine that tells of its jobs in a random order."""
     held = [
         Job(n, r.prompt_id, r.num_rollouts)
-        for n, (_, r) in chooser.chooser._jobs.items()
+        for n, (_, r, _) in chooser.chooser._jobs.items()
         if n not in chooser.chooser._waiting
     ]
     for _ in range(count):
@@ -139,6 +143,130 @@ def test_a_job_without_an_engine_is_handed_out_again_first() -> None:
     chooser.tell(rest.number, np.zeros(2), np.ones(2, dtype=np.int64))
     assert chooser.outcomes[0].kept[0].rewards.tolist() == [1, 1, 1, 0]
     assert chooser.driver.spent.surplus_rollouts == 1 and chooser.driver.spent.rollouts == 5
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_is_told_of_a_job_that_waits_for_another_engine_counts(together: bool) -> None:
+    chooser = new_chooser()
+    first, second, third = chooser.ask(3)
+    chooser.lose([first.number, second.number, third.number])
+    rewards, tokens = np.ones((1, 4)), np.ones((1, 4), dtype=np.int64)
+    if together:
+        chooser.tell_all([first.number], rewards, tokens)
+    else:
+        chooser.tell(first.number, rewards[0], tokens[0])
+    assert len(chooser.outcomes) == 1
+    chooser.hold([second.number])  # its engine is back: nobody else is to roll it out
+    assert chooser.handed_out == [second.number]
+    assert chooser.ask(1) == [third]
+    assert chooser.tell(second.number, rewards[0], tokens[0])
+    assert not chooser.tell(first.number, rewards[0], tokens[0])
+
+
+def test_an_engine_that_was_given_up_comes_back_over_the_journal(tmp_path: Path) -> None:
+    chooser = JournaledChooser(new_chooser(), tmp_path)
+    jobs = unpack_jobs(chooser.handle(frame_for([], 3)))
+    numbers = np.array([job.number for job in jobs])
+    chooser.handle(pack_lost(numbers))
+    chooser.handle(pack_hold(numbers[1:]))
+    chooser.handle(frame_for(jobs[:1], 1))
+    assert not set(numbers.tolist()) & set(chooser.chooser._waiting)
+    again = JournaledChooser(new_chooser(), tmp_path)
+    assert again.replayed == 4
+    assert_same(chooser.chooser, again.chooser)
+
+
+class Twice(Strategy):
+    """A step that asks twice for the same prompt, as on a pool smaller than a step."""
+
+    name = "twice"
+
+    def step(self, prompts: PromptStream, ledger: Ledger) -> Any:
+        i = int(prompts.draw(1)[0])
+        return (yield [Request(i, 8), Request(i, 8)])
+
+
+@pytest.mark.parametrize(
+    "parts", [((0, 3), (1, 6), (1, 2), (0, 5)), ((0, 3), (0, 2), (1, 8), (0, 3))]
+)
+def test_parts_of_a_prompt_asked_for_twice_find_their_places(
+    parts: tuple[tuple[int, int], ...],
+) -> None:
+    chooser = Chooser(Driver(Twice(), PromptStream(9)))
+    at = [job.number for job in chooser.ask(2)]  # the number of each request's job now
+    for which, count in parts:
+        assert not chooser.outcomes
+        chooser.tell(at[which], np.full(count, which), np.ones(count, dtype=np.int64))
+        if rest := chooser.ask_for_stalled() or chooser.ask(0):
+            at[which] = rest[0].number
+        elif chooser._waiting:
+            at[which] = chooser.ask(1)[0].number
+    kept = chooser.outcomes[0].kept
+    assert [group.rewards.tolist() for group in kept] == [[0.0] * 8, [1.0] * 8]
+    assert chooser.driver.spent.surplus_rollouts == 0
+
+
+def test_a_step_of_two_requests_told_of_together_is_taken_in_whole() -> None:
+    chooser = Chooser(Driver(Twice(), PromptStream(9), restorable=False))
+    jobs = chooser.ask(2)
+    again = Chooser(Driver(Twice(), PromptStream(9), restorable=False))
+    again.load_state_dict(chooser.state_dict())  # its groups are trained on as they come
+    numbers = [job.number for job in jobs]
+    again.tell_all(numbers, np.eye(2, 8), np.ones((2, 8), dtype=np.int64))
+    assert [g.rewards.tolist() for g in again.outcomes[0].kept] == np.eye(2, 8).tolist()
+    chooser.tell(numbers[1], np.zeros(3), np.ones(3, dtype=np.int64))
+    rest = chooser.ask_for_stalled() or chooser.ask(1)
+    chooser.tell_all([rest[0].number], np.ones((1, 5)), np.ones((1, 5), dtype=np.int64))
+    chooser.tell_all(numbers[:1], np.ones((1, 8)), np.ones((1, 8), dtype=np.int64))
+    assert [g.mean for g in chooser.outcomes[0].kept] == [1.0, 5 / 8]
+
+
+def test_rewards_that_are_not_finite_count_as_not_scored() -> None:
+    chooser = new_chooser()
+    for job, bad in zip(chooser.ask(2), (np.inf, -np.inf), strict=True):
+        chooser.tell(job.number, np.array([1, bad, 0, np.nan]), np.ones(4, dtype=np.int64))
+    ledger = chooser.driver.ledger
+    assert (ledger.reward_low, ledger.reward_high) == (0, 1)
+    assert chooser.driver.spent.rollouts == 8 and np.isfinite(ledger.mean).all()
+
+
+def test_a_damaged_snapshot_is_said_and_not_begun_anew(tmp_path: Path) -> None:
+    chooser = JournaledChooser(new_chooser(), tmp_path)
+    run(np.random.default_rng(0), chooser, 9)
+    chooser.snapshot()
+    assert chooser.snapshot_done(wait=True)
+    run(np.random.default_rng(0), chooser, 9)
+    chooser.close()
+    (file,) = tmp_path.glob("snapshot-*/dopr_state.npz")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="its newest snapshot is damaged or a journal is missing"):
+        JournaledChooser(new_chooser(), tmp_path)
+
+
+def test_an_engine_whose_machine_is_gone_does_not_end_the_server(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "s"))
+    listener.listen()
+    server = ChooserServer(JournaledChooser(new_chooser(), tmp_path / "j"), listener)
+
+    class Gone:
+        def recv(self, size: int) -> bytes:
+            raise TimeoutError("no route")
+
+        def fileno(self) -> int:
+            return listener.fileno()
+
+        def close(self) -> None:
+            pass
+
+    gone: Any = Gone()
+    server._selector.unregister(listener)
+    server._engines[gone] = _Engine(jobs={0})
+    server._selector.register(gone, selectors.EVENT_READ)
+    server._serve(gone)
+    assert not server._engines
 
 
 @pytest.mark.parametrize("snapshot", [False, True])
@@ -249,3 +377,11 @@ def test_a_large_stream_mixes_the_pool() -> None:
         part = order[start : start + 1000]
         assert abs(part.mean() - 35_000) < 4 * 70_000 / np.sqrt(12 * 1000)
     assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.02
+
+
+def test_a_draw_far_over_the_end_of_an_epoch_holds_no_prompt_twice() -> None:
+    stream = LargeStream(100_000, 3)
+    drawn = [stream.draw(40_000) for _ in range(5)]
+    assert all(len(np.unique(ids)) == 40_000 for ids in drawn)
+    # What was put off comes first, so that two epochs still hold every prompt twice.
+    assert np.bincount(np.concatenate(drawn), minlength=100_000).tolist() == [2] * 100_000

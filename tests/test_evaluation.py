@@ -196,3 +196,13 @@ def test_models_that_do_not_exist(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean 'float32'"):
         load_model("x", dtype="float3")
     assert resolve_model("some/hub-id") == "some/hub-id"
+
+
+def test_prompts_of_which_nothing_was_scored_are_not_hopeless() -> None:
+    def silent(completions: list[str], **_: Any) -> list[None]:
+        return [None] * len(completions)
+
+    found = measure_signal_rate(
+        make_model(), make_tokenizer(), make_dataset(4), [silent], Sampling(2), group_size=4
+    )
+    assert found["solved"] == found["hopeless"] == found["signal_rate"] == 0.0

@@ -325,3 +325,32 @@ def test_groups_of_several_steps_at_once_are_noted_as_one_by_one() -> None:
     ours, theirs = together.state_dict(), single.state_dict()
     for column in ours.keys() - {"scalars"}:
         assert np.array_equal(ours[column], theirs[column], equal_nan=True), column
+
+
+class Copies(Strategy):
+    """Always the same prompt."""
+
+    def step(self, prompts: PromptStream, ledger: Ledger) -> Any:
+        return (yield [Request(0, 2)])
+
+
+def test_dropping_one_of_two_steps_on_a_prompt_leaves_the_other_in_flight() -> None:
+    driver = driver_of(Copies())
+    first, second = driver.begin(), driver.begin()
+    driver.drop(first)
+    assert driver.ledger.in_flight == {0: 2} and driver.spent.lost_rollouts == 2
+    driver.deliver(second, answers(second))
+    driver.finish(second)
+    assert not driver.ledger.in_flight
+
+
+def test_a_finished_step_follows_its_prompts_to_other_rows() -> None:
+    driver = driver_of(make_strategy("uniform", prompts_per_step=2, num_generations=2), size=4)
+    driver.begin()  # of prompts 0 and 1, not finished
+    done = driver.begin()
+    driver.deliver(done, [group(2, [0, 1]), group(3, [1, 1])])
+    resumed = driver_of(make_strategy("uniform", prompts_per_step=2, num_generations=2), size=2)
+    resumed.load_state_dict(driver.state_dict(), moves=Moves(np.array([-1, 1, 0, -1]), 2))
+    (flight,) = resumed.flights
+    outcome = resumed.finish(flight)
+    assert [g.prompt_id for g in outcome.kept] == [g.prompt_id for g in outcome.generated] == [0]

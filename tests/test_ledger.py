@@ -98,6 +98,17 @@ def test_running_pool_mean_equals_the_mean_over_visited(
             assert np.isnan(ledger.mean_volatility(kind))
 
 
+def test_a_ledger_goes_on_by_its_own_discount() -> None:
+    saved, resumed, fresh = Ledger(2, 0.5), Ledger(2, 0.9), Ledger(2, 0.9)
+    saved.observe([group(0, [0, 1])])
+    resumed.load_state_dict(saved.state_dict())
+    fresh.observe([group(0, [0, 1])])
+    for ledger in (resumed, fresh):
+        ledger.end_step()
+        ledger.observe([group(0, [1, 1])])
+    assert resumed.weight[0] == fresh.weight[0] == pytest.approx(2 * 0.9 + 2)
+
+
 def test_state_round_trip() -> None:
     ledger = Ledger(3, 0.9)
     ledger.observe([group(0, [0, 1]), group(2, [1, 1], entropy=0.5)])

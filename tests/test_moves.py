@@ -285,3 +285,11 @@ def test_a_run_resumed_on_changed_rows_keeps_histories_with_their_prompts(
     everything = rolled_out(tmp_path / "run")
     assert history(tmp_path / "run") == {n: c for n, c in everything.items() if n in left}
     assert ("the dataset has changed" in caplog.text) == (change != "reordered")
+
+
+def test_new_rows_come_after_the_others_where_nothing_is_shuffled() -> None:
+    stream = PromptStream(8, shuffle=False)
+    stream.draw(3)
+    longer = PromptStream(9, shuffle=False)
+    longer.load_state_dict(stream.state_dict(), Moves(np.arange(8), 9))
+    assert longer.draw(6).tolist() == [3, 4, 5, 6, 7, 8]

@@ -300,6 +300,19 @@ def test_a_pool_averages_over_what_is_not_known() -> None:
     assert PoolRates.of_rate(0.3).informative_interval(5) == (None, None)
 
 
+@pytest.mark.parametrize("kind", ["spread", "two"])
+def test_the_interval_of_a_pilot_holds_the_pool_it_was_drawn_from(kind: str) -> None:
+    rng, held = np.random.default_rng(0), 0
+    for trial in range(30):
+        rates = rng.beta(0.5, 0.8, 5000) if kind == "spread" else rng.choice([0.02, 0.6], 5000)
+        solved = rng.binomial(8, rng.choice(rates, 64, replace=False))
+        pilot = PoolRates.of_counts(solved, np.full(64, 8), "pilot", population=5000)
+        low, high = pilot.informative_interval(8, trial)
+        assert low is not None and high is not None
+        held += low <= bounds.informative_group(rates, 8).mean() <= high
+    assert held >= 25
+
+
 @given(st.floats(0.01, 0.99))
 def test_the_cheapest_group_is_of_three(p: float) -> None:
     found = group_sizes(PoolRates.of_rate(p))

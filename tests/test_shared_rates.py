@@ -151,6 +151,32 @@ def test_what_is_known_of_the_pool_follows_a_range_that_grows() -> None:
     assert not strategy._evidence.any() and not strategy._follow_range(ledger)
 
 
+@pytest.mark.parametrize("first", [[0.0, 0.0], [0.1, 0.1]])
+def test_what_one_value_let_expect_of_the_range_is_mended_by_the_second(first: list[float]) -> None:
+    # Half of the groups mean 0.05 before a reward of 1 comes; one value alone lets expect 0 to 1.
+    found = []
+    for begins in (first, [0.0, 0.1]):
+        strategy, ledger = DoPR(), Ledger(64)
+        learned(strategy, ledger, [group(0, begins)])
+        for prompt in range(1, 60):
+            learned(strategy, ledger, [group(prompt, [0.0, 0.1])])
+        assert strategy._range.tolist() == [0.0, 0.1]
+        before = strategy._pool_rate(strategy._pool[0])[0]
+        assert before == pytest.approx(0.5, abs=0.02)
+        learned(strategy, ledger, [group(60, [0.0, 1.0])])
+        found.append(strategy._pool_rate(strategy._pool[0])[0])
+    assert found[0] == pytest.approx(found[1], abs=0.003) and found[0] < 0.1
+
+
+def test_a_range_just_twice_as_wide_is_followed() -> None:
+    strategy, ledger = DoPR(), Ledger(8)
+    for prompt in range(4):
+        learned(strategy, ledger, [group(prompt, [0, 1])])
+    ledger.observe([group(7, [-1, 1])])
+    assert strategy._follow_range(ledger)
+    assert strategy._pool[0, 1] / strategy._pool[0, 0] == pytest.approx(3 / 4)
+
+
 def test_nothing_is_expected_while_a_single_reward_makes_the_range() -> None:
     strategy, ledger = DoPR(), Ledger(64)
     for prompt in range(60):

@@ -47,3 +47,7 @@ def test_resamples_do_not_depend_on_how_many_are_drawn_at_once(
     monkeypatch.setattr(statistics, "_AT_ONCE", 7 * 16)
     parts = statistics.resampled(values, np.median, np.random.default_rng(1), 50)
     assert len(whole) == 50 and np.array_equal(whole, parts)
+
+
+def test_two_that_were_there_before_they_paid_are_even() -> None:
+    assert ratios([0.0, 5.0, 0.0], [0.0, 0.0, 4.0], [100.0] * 3) == ([1.0, None, 0.0], 0)

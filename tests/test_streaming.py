@@ -131,3 +131,10 @@ def test_no_dataset_is_refused_in_trls_words(tmp_path: Path) -> None:
         make_trainer(tmp_path, None)
     with pytest.raises(UserError, match="empty"):
         make_trainer(tmp_path, Dataset.from_dict({"prompt": []}))
+
+
+def test_stream_that_just_fits_is_held_whole() -> None:
+    window = Window(numbers(4), 4)
+    assert window.whole and len(window.rows) == 4
+    longer = Window(numbers(5), 4)
+    assert not longer.whole and len(longer.refill()) == 1

@@ -47,14 +47,17 @@ def test_rewards_of_any_range_are_mapped_to_the_unit_interval() -> None:
 
 
 def test_prompts_come_in_turn() -> None:
-    ledger, rng = Ledger(6), np.random.default_rng(0)
+    ledger, prompts = Ledger(6), PromptStream(6)
     ids = np.array([1, 3, 5])
     for _ in range(4):
-        chosen = in_turn(ids, 2, ledger, rng)
+        chosen = in_turn(ids, 2, ledger, prompts)
         ledger.observe(group(int(i), [0, 1]) for i in chosen)
         ledger.end_step()
     assert ledger.visits[ids].min() >= 2 and ledger.visits.sum() == 8
-    assert sorted(in_turn(ids, 9, ledger, rng).tolist()) == [1, 3, 5]
+    assert sorted(in_turn(ids, 9, ledger, prompts).tolist()) == [1, 3, 5]
+    prompts.withheld = {1: 2, 5: 2}  # on their way: after all others, however often these were met
+    ledger.observe([group(3, [0, 1])])
+    assert in_turn(ids, 1, ledger, prompts).tolist() == [3]
 
 
 def test_draws_follow_their_weights_and_never_overflow() -> None:

@@ -52,6 +52,34 @@ def test_a_files_pre_run_is_paid_for_from_the_start(tmp_path: Path) -> None:
     assert Driver(make_strategy("limr"), PromptStream(5)).spent.rollouts == 0
 
 
+@pytest.mark.parametrize("ahead", [16, 24])
+def test_a_pre_run_selects_once_all_of_it_is_there_however_many_steps_overlap(ahead: int) -> None:
+    strategy = make_strategy(
+        "history-variance", prerun_epochs=2, prompts_per_step=2, num_generations=2
+    )
+    driver = Driver(strategy, PromptStream(8, seed=1))
+    flights = [driver.begin() for _ in range(ahead // 2)]
+    rng = np.random.default_rng(0)
+    for number in rng.permutation(len(flights)).tolist():
+        flight = flights[number]
+        assert (driver.strategy.metrics()["select/prerun"] == 1.0) == (strategy._arrived < 16)
+        driver.deliver(flight, [group(r.prompt_id, rng.random(2).tolist()) for r in flight.open])
+        driver.finish(flight)
+    assert strategy._selected is not None and not np.isnan(strategy._curves).any()
+
+
+def test_a_pre_run_of_which_a_step_was_given_up_comes_to_its_end() -> None:
+    strategy = make_strategy("limr", prerun_epochs=2, prompts_per_step=2, num_generations=2)
+    driver = Driver(strategy, PromptStream(8, seed=1))
+    driver.drop(driver.begin())
+    for _ in range(8):
+        assert strategy._selected is None
+        flight = driver.begin()
+        driver.deliver(flight, [group(r.prompt_id, [0.0, 1.0]) for r in flight.open])
+        driver.finish(flight)
+    assert strategy._selected is not None
+
+
 def test_history_variance_keeps_the_most_varied(tmp_path: Path) -> None:
     history = write_history(tmp_path, {"0": [0.5, 0.5], "1": [0, 1], "2": [0.2, 0.4]})
     best = make_strategy("history-variance", history=history, prompts_per_step=3)

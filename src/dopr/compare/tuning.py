@@ -91,6 +91,7 @@ def _best(name: str, scores: Sequence[Sequence[float | None]]) -> int:
         for number, by_seed in enumerate(scores)
         if None not in by_seed
     }
+    means = {number: mean for number, mean in means.items() if not np.isnan(mean)} or means
     if not means:
         raise UserError(f"every try of strategy {name!r} diverged; give it lower learning rates")
     return max(means, key=lambda number: means[number])

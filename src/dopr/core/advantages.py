@@ -148,10 +148,16 @@ def _group(group: Group, ledger: Ledger) -> Array:
 
 
 def _leave_one_out(group: Group, ledger: Ledger) -> Array:
-    """Among the rollouts whose mean is the baseline: all of the group, or those that are kept."""
-    if group.baseline is None or group.kept is None or np.isclose(group.baseline, group.mean):
+    """Among the rollouts whose mean is the baseline: those that are kept, or all of the group. In
+    a baseline that is the mean of neither no rollout has a part.
+    """
+    if group.baseline is None:
         return leave_one_out(group.rewards)
-    return _against_others(group.rewards, group.baseline, group.rewards[group.kept])
+    for averaged in ([] if group.kept is None else [group.rewards[group.kept]]) + [group.rewards]:
+        scored = averaged[~np.isnan(averaged)]
+        if scored.size and np.isclose(group.baseline, scored.mean()):
+            return _against_others(group.rewards, group.baseline, averaged)
+    return group_relative(group.rewards, group.baseline)
 
 
 def _against_others(rewards: Array, baseline: float | None, averaged: Array) -> Array:

@@ -162,7 +162,11 @@ class Driver(StepRunner):
         return self._begin(measure, saved=self.restorable)
 
     def deliver(
-        self, flight: Flight, groups: Iterable[Group], measure: Answer | None = None
+        self,
+        flight: Flight,
+        groups: Iterable[Group],
+        measure: Answer | None = None,
+        place: int | None = None,
     ) -> list[Request]:
         """Hand over finished groups of a step in flight, in any order.
 
@@ -174,6 +178,7 @@ class Driver(StepRunner):
             flight: the step they were asked for.
             groups: finished ones.
             measure: as in `step`.
+            place: of the request that they are of, see `Flight.take`.
 
         Returns:
             The requests of the next round, where there is one.
@@ -181,7 +186,7 @@ class Driver(StepRunner):
         begun = self._turn_to(flight)
         try:
             for group in groups:
-                if flight.outcome is None and flight.take(group):
+                if flight.outcome is None and flight.take(group, place):
                     self._awaits(group.prompt_id, -group.num_rollouts)
                     self._note(flight, [group])
                 else:
@@ -205,7 +210,7 @@ class Driver(StepRunner):
         return flight
 
     def deliver_to(self, flights: Sequence[Flight], groups: Sequence[Group]) -> None:
-        """Hand over the whole groups of several steps of `begin_chosen`, one request each.
+        """Hand over the whole groups of several different steps that are `single`.
 
         As `deliver`, and faster than one by one.
         """
@@ -255,6 +260,7 @@ class Driver(StepRunner):
         if flight.outcome is None:
             self.stream.put_back([request.prompt_id for request in flight.open])
             self._lose(flight)
+            flight.ask([])  # it waits for nothing any more
         self.spent.dropped_steps += 1
         self._remove(flight)
 

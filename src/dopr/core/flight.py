@@ -85,17 +85,34 @@ class Flight:
         self.asked = requests
         self.arrived = [None] * len(requests)
 
-    def take(self, group: Group) -> bool:
-        """Put a group, or a part of one, in its place; False where nobody waits for it."""
-        for i, request in enumerate(self.asked):
-            there = self.arrived[i]
-            have = there.num_rollouts if there is not None else 0
-            if request.prompt_id != group.prompt_id:
-                continue
-            if have + group.num_rollouts <= request.num_rollouts:
-                self.arrived[i] = group if there is None else there.join(group)
-                return True
-        return False
+    @property
+    def single(self) -> bool:
+        """Whether it is one request of which nothing has come, and all that comes is kept."""
+        return self.only_round and not self.plain and self.arrived == [None]
+
+    def take(self, group: Group, place: int | None = None) -> bool:
+        """Put a group, or a part of one, in its place; False where nobody waits for it.
+
+        Args:
+            group: of a request of the present round.
+            place: of that request; None takes the first that lacks as many rollouts, else the first
+                that lacks more. A round that asks for a prompt twice and gets parts of both needs
+                to be told: what is left could fit neither.
+        """
+        lacking = [
+            request.num_rollouts - (there.num_rollouts if there is not None else 0)
+            if request.prompt_id == group.prompt_id and place in (None, i)
+            else 0
+            for i, (request, there) in enumerate(zip(self.asked, self.arrived, strict=True))
+        ]
+        count = group.num_rollouts
+        fitting = [i for i, left in enumerate(lacking) if left >= max(count, 1)]
+        if not fitting:
+            return False
+        i = next((i for i in fitting if lacking[i] == count), fitting[0])
+        there = self.arrived[i]
+        self.arrived[i] = group if there is None else there.join(group)
+        return True
 
     def round_groups(self) -> list[Group]:
         """The round's groups in the order of the requests; one without rollouts where none came."""

@@ -35,6 +35,20 @@ class LargeStream(PromptStream):
         self._next = self._domain  # of the network's inputs, which not all stand for a prompt
         self._keys = np.zeros(_ROUNDS, dtype=np.uint64)
 
+    def _draw_next(self, count: int) -> NDArray[np.int64]:
+        epoch = self.epoch
+        drawn = super()._draw_next(count)
+        # A draw over the end of an epoch may reach further into the next than its first block.
+        while self.epoch > epoch and count <= self.size:
+            first = np.unique(drawn, return_index=True)[1]
+            if len(first) == count:
+                break
+            again = np.ones(count, dtype=bool)
+            again[first] = False
+            self._put_off += drawn[again].tolist()
+            drawn = np.concatenate([drawn[~again], super()._draw_next(int(again.sum()))])
+        return drawn
+
     def _start_epoch(self, avoid: NDArray[np.int64] | None) -> None:
         """Go on with the next block of the order, in a new epoch where this one is used up."""
         ids = np.empty(0, dtype=np.int64)

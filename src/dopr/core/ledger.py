@@ -339,7 +339,6 @@ class Ledger:
         state: dict[str, Any] = {c: getattr(self, c)[rows].copy() for c in _COLUMNS}
         state["scalars"] = {
             "size": self.size,
-            "discount": self.discount,
             "step": self.step,
             "visited_count": self.visited_count,
             "reward_low": self.reward_low,
@@ -371,7 +370,6 @@ class Ledger:
         self._entropy_count = scalars.pop("entropy_count")
         for name, value in scalars.items():
             setattr(self, name, value)
-        self._fade = float(np.float32(self.discount))
 
     def move(self, moves: Moves) -> None:
         """Follow the prompts to other rows: those gone are forgotten, new ones are not known."""

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.ledger_past import LedgerPast
 from dopr.core.moves import Moves
 from dopr.core.outcome import StepOutcome
-from dopr.core.strategy import Measure, Request, StepPlan, Strategy
+from dopr.core.strategy import Group, Measure, Request, StepPlan, Strategy
 from dopr.core.stream import PromptStream
 
 logger = logging.getLogger(__name__)
@@ -173,7 +174,7 @@ def _next_requests(plan: StepPlan, answer: Any, measured: list[Any]) -> list[Req
 
 
 def _follow(flight: Flight, moves: Moves) -> None:
-    """Let a step that is given up say what it waits for in the rows of now."""
+    """Let a step say in the rows of now what it waits for, or what came of it."""
     pairs = [
         (Request(int(moves.row[request.prompt_id]), request.num_rollouts), group)
         for request, group in zip(flight.asked, flight.arrived, strict=True)
@@ -181,6 +182,18 @@ def _follow(flight: Flight, moves: Moves) -> None:
     there = [(request, group) for request, group in pairs if request.prompt_id >= 0]
     flight.asked = [request for request, _ in there]
     flight.arrived = [group for _, group in there]
+    flight.generated = _moved(flight.generated, moves)
+    if flight.outcome is not None:
+        kept = _moved(flight.outcome.kept, moves)
+        flight.outcome = replace(flight.outcome, kept=kept, generated=flight.generated)
+
+
+def _moved(groups: Sequence[Group], moves: Moves) -> list[Group]:
+    """In the rows of now; without those whose prompts are gone."""
+    rows = [int(moves.row[group.prompt_id]) for group in groups]
+    return [
+        replace(group, prompt_id=row) for group, row in zip(groups, rows, strict=True) if row >= 0
+    ]
 
 
 def _join_pasts(

@@ -91,14 +91,15 @@ def ratios(
     """Ratio of costs seed by seed, and how many are only upper bounds.
 
     Where only the other one missed, all that it spent stands for its cost, so the ratio is an upper
-    bound. Where ours missed the ratio is None (infinite), even if the other one missed too.
+    bound. Where ours missed the ratio is None (infinite), even if the other one missed too. Where
+    both were there before they had paid anything it is 1.
     """
     result: list[float | None] = []
     bounded = 0
     for own, other, total in zip(ours, theirs, their_total, strict=True):
         cost = total if other is None else other
         if own is None or cost <= 0:
-            result.append(None)
+            result.append(1.0 if own == cost else None)
             continue
         bounded += other is None
         result.append(own / cost)

@@ -136,7 +136,7 @@ class PromptStream:
 
         Args:
             moves: where the prompts of the saved pool are now. New ones are put among what is left
-                of the epoch.
+                of the epoch, or after it where nothing is shuffled.
 
         Raises:
             UserError: the saved stream belongs to a pool of another size, and there are no moves.
@@ -157,7 +157,9 @@ class PromptStream:
             put_off, _ = moves.ids(np.array(self._put_off, dtype=np.int64))
             self._put_off = put_off.tolist()
             if self.epoch >= 0 and len(moves.new):
-                self._ahead = self._order.permutation(np.concatenate([self._ahead, moves.new]))
+                self._ahead = np.concatenate([self._ahead, moves.new])
+                if self.shuffle:
+                    self._ahead = self._order.permutation(self._ahead)
 
 
 class OfferedStream(PromptStream):

@@ -47,8 +47,10 @@ class Chooser:
     def __init__(self, driver: Driver) -> None:
         self.driver = driver
         self.outcomes: deque[StepOutcome] = deque()
-        self._jobs: dict[int, tuple[Flight, Request]] = {}  # handed out, or waiting for it
+        # Handed out, or waiting for it: with the step, and the place of the request in its round.
+        self._jobs: dict[int, tuple[Flight, Request, int]] = {}
         self._waiting: deque[int] = deque()
+        self._again: set[int] = set()  # of those waiting, what engines may be at all the same
         self._next = 0
 
     @property
@@ -63,10 +65,12 @@ class Chooser:
         while len(self._waiting) < count:
             flight = self.driver.begin()
             if flight.outcome is None:
-                self._line_up(flight, flight.open)
+                self._line_up(flight)
             else:  # a step that needs no rollouts at all
                 self.outcomes.append(self.driver.finish(flight))
-        return [self._job(self._waiting.popleft()) for _ in range(count)]
+        numbers = [self._waiting.popleft() for _ in range(count)]
+        self._again.difference_update(numbers)
+        return [self._job(number) for number in numbers]
 
     def ask_for_stalled(self) -> list[Job]:
         """Jobs that steps stand still for: groups have come, and nothing else is under way.
@@ -77,6 +81,7 @@ class Chooser:
         stalled = [number for number in self._waiting if self._stands_still(number, moving)]
         gone = set(stalled)
         self._waiting = deque(number for number in self._waiting if number not in gone)
+        self._again -= gone
         return [self._job(number) for number in stalled]
 
     def _stands_still(self, number: int, moving: set[int]) -> bool:
@@ -100,7 +105,7 @@ class Chooser:
         chosen = choose(driver.stream, driver.ledger, count)
         for prompt in () if chosen is None else chosen.tolist():
             flight = driver.begin_chosen([Request(prompt, strategy.num_generations)])
-            self._line_up(flight, flight.asked)
+            self._line_up(flight)
 
     def tell_all(
         self, numbers: Sequence[int], rewards: NDArray[np.float64], tokens: NDArray[np.int64]
@@ -113,15 +118,16 @@ class Chooser:
         """
         size, found = rewards.shape[1], [self._jobs.get(number) for number in numbers]
         together = len(set(numbers)) == len(numbers) and all(
-            job is not None and job[0].only_round and job[1].num_rollouts == size for job in found
+            job is not None and job[0].single and job[1].num_rollouts == size for job in found
         )
         if not together:
             for number, mine, spent in zip(numbers, rewards, tokens, strict=True):
                 self.tell(number, mine, spent)
             return
+        self.hold(numbers)
         flights, groups = [], []
-        for number, mine, spent in zip(numbers, rewards, tokens, strict=True):
-            flight, request = self._jobs.pop(number)
+        for number, mine, spent in zip(numbers, _scored(rewards), tokens, strict=True):
+            flight, request, _ = self._jobs.pop(number)
             flights.append(flight)
             groups.append(Group(request.prompt_id, mine, spent, flight.index, handle=(number,)))
         self.driver.deliver_to(flights, groups)
@@ -132,15 +138,18 @@ class Chooser:
 
         Args:
             number: the job's.
-            rewards, tokens: shape (n,), of its rollouts; NaN where one could not be scored. Where
-                they are fewer than was asked for the rest is a job anew; more are surplus.
+            rewards, tokens: shape (n,), of its rollouts; NaN, or what is not finite, where one
+                could not be scored. Where they are fewer than was asked for the rest is a job anew;
+                more are surplus.
 
         Returns:
             Whether anybody waited for it. What is told twice counts once.
         """
         if number not in self._jobs:
             return False
-        flight, request = self._jobs.pop(number)
+        self.hold([number])
+        flight, request, place = self._jobs.pop(number)
+        rewards = _scored(rewards)
         wanted, spent = request.num_rollouts, self.driver.spent
         if len(rewards) > wanted:
             spent.rollouts += len(rewards) - wanted
@@ -149,11 +158,12 @@ class Chooser:
         elif len(rewards) < wanted:
             rest = Request(request.prompt_id, wanted - len(rewards))
             spent.asked_again += rest.num_rollouts
-            self._line_up(flight, [rest])
+            self._add(flight, rest, place)
             if not len(rewards):
                 return True
         group = Group(request.prompt_id, rewards, tokens, flight.index, handle=(number,))
-        self._line_up(flight, self.driver.deliver(flight, [group]))
+        if self.driver.deliver(flight, [group], place=place):
+            self._line_up(flight)
         if flight.outcome is not None:
             self.outcomes.append(self.driver.finish(flight))
         return True
@@ -164,24 +174,36 @@ class Chooser:
             if number in self._jobs and number not in self._waiting:
                 self.driver.spent.asked_again += self._jobs[number][1].num_rollouts
                 self._waiting.appendleft(number)
+                self._again.add(number)
 
-    def _line_up(self, flight: Flight, requests: Sequence[Request]) -> None:
-        for request in requests:
-            self._jobs[self._next] = flight, request
-            self._waiting.append(self._next)
-            self._next += 1
+    def hold(self, numbers: Sequence[int]) -> None:
+        """Hand jobs out no more: an engine that was thought to be gone is at them, or was."""
+        back = self._again.intersection(numbers)
+        if back:
+            self._waiting = deque(number for number in self._waiting if number not in back)
+            self._again -= back
+
+    def _line_up(self, flight: Flight) -> None:
+        """Make jobs of a round that has just begun."""
+        for place, request in enumerate(flight.asked):
+            self._add(flight, request, place)
+
+    def _add(self, flight: Flight, request: Request, place: int) -> None:
+        self._jobs[self._next] = flight, request, place
+        self._waiting.append(self._next)
+        self._next += 1
 
     # -- saving -----------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and arrays: the driver's state, and which job belongs to which step."""
         jobs = [
-            (number, flight.index, request.prompt_id, request.num_rollouts)
-            for number, (flight, request) in self._jobs.items()
+            (number, flight.index, request.prompt_id, request.num_rollouts, place)
+            for number, (flight, request, place) in self._jobs.items()
         ]
         return {
             "driver": self.driver.state_dict(list),
-            "jobs": np.array(jobs, dtype=np.int64).reshape(len(jobs), 4),
+            "jobs": np.array(jobs, dtype=np.int64).reshape(len(jobs), 5),
             "waiting": np.array(self._waiting, dtype=np.int64),
             "next": self._next,
         }
@@ -191,9 +213,15 @@ class Chooser:
         self.driver.load_state_dict(state["driver"])
         flights = {flight.index: flight for flight in self.driver.flights}
         self._jobs = {
-            number: (flights[index], Request(prompt, count))
-            for number, index, prompt, count in state["jobs"].tolist()
+            number: (flights[index], Request(prompt, count), place)
+            for number, index, prompt, count, place in state["jobs"].tolist()
         }
         self._waiting = deque(state["waiting"].tolist())
+        self._again = set(self._waiting)  # which of them had been handed out is not saved
         self._next = int(state["next"])
         self.outcomes.clear()
+
+
+def _scored(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN where a reward is not finite: one such number would be in all that is learned after."""
+    return np.where(np.isfinite(rewards), rewards, np.nan)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.driver import StepOutcome
+from dopr.core.errors import UserError
 from dopr.engines.chooser import Chooser, Job
 from dopr.engines.trl import checkpoints
 
@@ -89,6 +90,8 @@ def answer(chooser: Chooser, frame: bytes) -> bytes:
     kind, numbers = told_of(frame)
     if kind == LOST:
         chooser.lose(numbers)
+    elif kind == HOLD:
+        chooser.hold(numbers)
     if kind != EXCHANGE:
         return _REPLY.pack(0)
     start = _HEADER.size + 8 * told
@@ -112,6 +115,9 @@ class JournaledChooser:
 
     Attributes:
         replayed: frames that were taken from the journal.
+
+    Raises:
+        UserError: what the folder holds does not reach back to a whole snapshot or the beginning.
     """
 
     def __init__(
@@ -128,14 +134,12 @@ class JournaledChooser:
         if self._snapshot:
             chooser.load_state_dict(checkpoints.load_state(folder / f"snapshot-{self._snapshot}"))
         self.replayed = 0
-        last = self._snapshot
-        for number in _journals(folder):
-            if number >= self._snapshot:
-                last = number
-                for frame in _frames(folder / f"journal-{number}.bin"):
-                    self._do(frame)
-                    self.replayed += 1
-        self._number = last + 1
+        numbers = _journals_since(folder, self._snapshot)
+        for number in numbers:
+            for frame in _frames(folder / f"journal-{number}.bin"):
+                self._do(frame)
+                self.replayed += 1
+        self._number = (numbers[-1] if numbers else self._snapshot) + 1
         self._journal = self._open_journal()
 
     def handle(self, frame: bytes) -> bytes:
@@ -205,6 +209,8 @@ class JournaledChooser:
 
     def _write_snapshot(self) -> None:
         partial = self._folder / f"partial-{self._number}"
+        for left in self._folder.glob("partial-*"):  # of one that failed
+            shutil.rmtree(left)
         partial.mkdir()
         checkpoints.save_state(partial, self.chooser.state_dict(), compress=False)
         checkpoints.write_manifest(partial)
@@ -221,6 +227,23 @@ def _newest_snapshot(folder: Path) -> int:
 
 def _journals(folder: Path) -> list[int]:
     return sorted(int(path.stem[8:]) for path in folder.glob("journal-*.bin"))
+
+
+def _journals_since(folder: Path, snapshot: int) -> list[int]:
+    """Numbers of the journals that go on from a snapshot, 0 for the beginning.
+
+    Raises:
+        UserError: some are missing.
+    """
+    numbers = [number for number in _journals(folder) if number >= snapshot]
+    first = max(snapshot, 1)
+    damaged = not snapshot and any(folder.glob("snapshot-*"))
+    if damaged or numbers != list(range(first, first + len(numbers))):
+        raise UserError(
+            f"{str(folder)!r} cannot be gone on from: its newest snapshot is damaged or a journal "
+            "is missing; put back what was there, or begin in an empty folder"
+        )
+    return numbers
 
 
 def _frames(path: Path) -> Iterator[bytes]:

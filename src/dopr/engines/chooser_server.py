@@ -28,6 +28,7 @@ from dopr.engines.chooser_journal import (
 
 _LENGTH = struct.Struct("<I")
 _LARGEST = 1 << 26  # bytes of a frame
+_PATIENCE_S = 10.0  # with an engine that does not read its replies: the others wait meanwhile
 
 
 @dataclass
@@ -86,6 +87,7 @@ class ChooserServer:
 
     def _welcome(self) -> None:
         connection, _ = self._listener.accept()
+        connection.settimeout(_PATIENCE_S)
         self._engines[connection] = _Engine()
         self._selector.register(connection, selectors.EVENT_READ)
 
@@ -93,22 +95,32 @@ class ChooserServer:
         engine = self._engines[connection]
         try:
             content = connection.recv(1 << 20)
-            engine.inbox += content
-            while (frame := _take_frame(engine.inbox)) is not None:
-                connection.sendall(_framed(self._handle(engine, frame)))
-        except (ConnectionError, ValueError):
+        except OSError:  # however a connection ends, the other engines go on
             content = b""
-        if not content:
+        engine.inbox += content
+        if not content or not self._answer_all(connection, engine):
             self._part_from(connection)
+
+    def _answer_all(self, connection: socket.socket, engine: _Engine) -> bool:
+        """Answer the frames that are whole; False where there is no talking to the engine."""
+        try:
+            while (frame := _take_frame(engine.inbox)) is not None:
+                reply = _framed(self._handle(engine, frame))
+                try:
+                    connection.sendall(reply)
+                except OSError:
+                    return False
+        except ValueError:  # what came is no frame
+            return False
+        return True
 
     def _handle(self, engine: _Engine, frame: bytes) -> bytes:
         kind, numbers = told_of(frame)
         self._orphans.difference_update(numbers)
-        if kind == HOLD:
-            engine.jobs.update(numbers)
-            return _LENGTH.pack(0)
         engine.jobs.difference_update(numbers)
         reply = self._chooser.handle(frame)
+        if kind == HOLD:
+            engine.jobs.update(numbers)
         if kind == EXCHANGE:
             engine.jobs.update(job.number for job in unpack_jobs(reply))
         return reply

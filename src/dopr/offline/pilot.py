@@ -93,7 +93,7 @@ def run_pilot(settings: PilotSettings) -> PoolRates:
         right.sum(axis=1),
         scored.sum(axis=1),
         f"pilot of {len(dataset)} prompts x {settings.rollouts}",
-        resampled=False,
+        resampled=len(dataset) < population,
         population=population,
         tokens_to_solution=result.generated_tokens / solved if solved else None,
     )

@@ -14,6 +14,7 @@ from dopr.offline.bounds import Array, check_rate
 from dopr.offline.histories import History
 
 _DRAWS = 2000
+_REFITS = 200  # of the prior, which takes milliseconds
 # Bounds of the prior's parameters: far enough for pools of only solved and hopeless prompts, and
 # for pools in which all prompts are alike.
 _LIMITS = (1e-2, 1e3)
@@ -30,6 +31,7 @@ class PoolRates:
         resampled: whether the prompts are a sample, so that uncertainty includes which were drawn.
         tokens_to_solution: generated tokens per right completion, where measured.
         population: prompts of the pool that these stand for; None: they are the pool.
+        solved, tried: the counts behind the posteriors, shape (prompts,), where there are such.
     """
 
     alpha: Array
@@ -39,6 +41,8 @@ class PoolRates:
     resampled: bool = True
     tokens_to_solution: float | None = None
     population: int | None = None
+    solved: NDArray[np.int64] | None = None
+    tried: NDArray[np.int64] | None = None
 
     @classmethod
     def of_rate(cls, rate: float) -> "PoolRates":
@@ -90,6 +94,8 @@ class PoolRates:
             resampled=resampled,
             tokens_to_solution=tokens_to_solution,
             population=population,
+            solved=solved,
+            tried=tried,
         )
 
     @classmethod
@@ -143,15 +149,35 @@ class PoolRates:
     ) -> tuple[float | None, float | None]:
         """95% bounds of the mean of `informative`; None where the rate was given.
 
-        By bootstrap over prompts, or, where the prompts are the pool itself, over the posterior.
+        By bootstrap over prompts, the prior fitted to each sample, or, where the prompts are the
+        pool itself, over the posterior.
         """
         if self.known is not None:
             return None, None
         rng = np.random.default_rng([seed, 3])
+        if self.resampled and self.solved is not None and self.tried is not None:
+            return middle(self._refitted(self.solved, self.tried, group_size, rng))
         if self.resampled:
             return mean_interval(self.informative(group_size), rng, _DRAWS)
         rates = rng.beta(self.alpha, self.beta, size=(_DRAWS, self.size))
         return middle((1 - rates**group_size - (1 - rates) ** group_size).mean(axis=1))
+
+    def _refitted(
+        self,
+        solved: NDArray[np.int64],
+        tried: NDArray[np.int64],
+        group_size: int,
+        rng: np.random.Generator,
+    ) -> Array:
+        """Mean of `informative` of pilots that might have been, shape (_REFITS,)."""
+        found = np.empty(_REFITS)
+        for i in range(_REFITS):
+            rows = rng.integers(0, self.size, size=self.size)
+            a, b = fit_beta(solved[rows], tried[rows])
+            alpha = np.asarray(a + solved[rows], dtype=np.float64)
+            beta = np.asarray(b + (tried - solved)[rows], dtype=np.float64)
+            found[i] = PoolRates(alpha, beta, self.basis).informative(group_size).mean()
+        return found
 
     def draw(self, size: int | None, rng: np.random.Generator) -> Array:
         """Success rates of one pool that may be the real one, shape (size,)."""

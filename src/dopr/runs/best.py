@@ -1,6 +1,7 @@
 """The best model of a run by its evaluations, and when a run has stopped getting better."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,37 @@ def has_stopped_improving(rows: Rows, metric: str | None, patience: int | None) 
     return len(rows) - 1 - best >= patience
 
 
+def _folders(run_dir: Path) -> tuple[Path, Path, Path]:
+    """The best model, the one that is to take its place, and the one before it."""
+    best, new, old = (run_dir / f"{BEST_FOLDER}{end}" for end in ("", ".new", ".old"))
+    return best, new, old
+
+
+def mend_best(run_dir: Path) -> None:
+    """Tidy up after a run that was killed while it saved its best model; a whole one is kept."""
+    folder, new, old = _folders(run_dir)
+    for left in (new, old):
+        if not folder.exists() and (left / BEST_FILE).exists():
+            left.rename(folder)
+        shutil.rmtree(left, ignore_errors=True)
+
+
 def save_best(trainer: Any, run_dir: Path, row: dict[str, Any]) -> None:
     """Save the model as it is into the folder `best`, in place of the one before.
 
-    Called on every process.
+    Called on every process. The one before stays until the new one is whole.
     """
-    folder = run_dir / BEST_FOLDER
-    trainer.save_model(str(folder))
-    if trainer.accelerator.is_main_process:
-        trainer.processing_class.save_pretrained(folder)
-        write_atomically(folder / BEST_FILE, json.dumps(row, indent=1))
+    folder, new, old = _folders(run_dir)
+    main = trainer.accelerator.is_main_process
+    if main:
+        mend_best(run_dir)
+    trainer.accelerator.wait_for_everyone()
+    trainer.save_model(str(new))
+    trainer.accelerator.wait_for_everyone()
+    if main:
+        trainer.processing_class.save_pretrained(new)
+        write_atomically(new / BEST_FILE, json.dumps(row, indent=1))
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)

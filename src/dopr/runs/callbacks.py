@@ -15,7 +15,7 @@ from dopr.core.errors import end_as_usual
 from dopr.core.files import replacing
 from dopr.core.json_lines import append_line, read_lines
 from dopr.core.ledger import Ledger
-from dopr.runs.best import has_stopped_improving, place_of_best, save_best
+from dopr.runs.best import has_stopped_improving, mend_best, place_of_best, save_best
 from dopr.runs.progress import Progress
 from dopr.runs.settings import TrainSettings
 
@@ -96,6 +96,8 @@ class RunCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._rollouts_before = self._trainer.driver.spent.rollouts
         self._rows = read_lines(self._run_dir / "eval.jsonl")
+        if self._trainer.accelerator.is_main_process:
+            mend_best(self._run_dir)
         if self._evaluate and self._settings.eval.at_start and state.global_step == 0:
             self.evaluate_now(0)
             self._heed_interrupt(control)
@@ -157,7 +159,11 @@ class RunCallback(TrainerCallback):
         rollouts, steps = self._settings.eval.every_rollouts, self._settings.eval.every_steps
         if rollouts is not None:
             return spent // rollouts > self._rollouts_before // rollouts
-        return steps is not None and step % steps == 0
+        if steps is None:
+            return False
+        size = self._trainer.steps_per_batch
+        before = (step - 1) // size * size  # when it was asked last
+        return step // steps > before // steps
 
     def _stops_early(self) -> bool:
         settings = self._settings

@@ -193,6 +193,7 @@ def measure_signal_rate(
     )
     informative = _differ(rewards).astype(float)
     blank, high = informative == 0, np.nan_to_num(rewards, nan=-np.inf).max(1)
+    scored = ~np.isnan(rewards).all(axis=1)
     return {
         "size": size,
         "signal_rate": float(informative.mean()),
@@ -201,5 +202,5 @@ def measure_signal_rate(
         "num_prompts": len(dataset),
         "mean_reward": float(np.nanmean(rewards)) if not np.isnan(rewards).all() else None,
         "solved": float(np.mean(blank & (high >= RIGHT))),
-        "hopeless": float(np.mean(blank & (high < RIGHT))),
+        "hopeless": float(np.mean(blank & scored & (high < RIGHT))),
     }

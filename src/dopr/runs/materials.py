@@ -124,3 +124,16 @@ def batch_shape(settings: TrainSettings) -> tuple[int, int]:
     while (batch * passes) % settings.num_generations:
         batch += 1
     return batch, passes
+
+
+def steps_on_a_batch(settings: TrainSettings, batch: int, passes: int) -> int:
+    """Optimiser steps that a batch of rollouts is used for.
+
+    Args:
+        batch, passes: as of `batch_shape`.
+    """
+    given = settings.trl
+    generated = given.get("steps_per_generation")
+    if generated is None and given.get("generation_batch_size") is not None:
+        generated = int(given["generation_batch_size"]) // batch
+    return max(1, int(generated or passes) * settings.num_iterations // passes)

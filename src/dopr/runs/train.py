@@ -27,7 +27,7 @@ from dopr.rewards.noisy import flip_verdicts
 from dopr.runs.best import has_stopped_improving
 from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
 from dopr.runs.evaluation import evaluate
-from dopr.runs.materials import Materials, batch_shape, load_materials
+from dopr.runs.materials import Materials, batch_shape, load_materials, steps_on_a_batch
 from dopr.runs.progress import Goal, Progress
 from dopr.runs.run_dir import DONE_FILE, is_disk_error, open_run_dir, rewind, step_of
 from dopr.runs.settings import TrainSettings
@@ -202,13 +202,13 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
     """
     on_gpu = torch.cuda.is_available()
     batch, passes = batch_shape(settings)
-    iterations = settings.num_iterations
+    reused = steps_on_a_batch(settings, batch, passes)
     bf16, checkpointing = settings.bf16, settings.gradient_checkpointing
     mixes = on_gpu and settings.mixes_on_gpu
     values: dict[str, Any] = settings.for_trainer | {
         "output_dir": str(run_dir),
-        # A step costs at least one rollout, so this never stops a run before its budget does.
-        "max_steps": settings.steps or settings.max_rollouts or _NO_END,
+        # A batch costs at least one rollout, so this never stops a run before its budget does.
+        "max_steps": settings.steps or (settings.max_rollouts or _NO_END) * reused,
         # Steps of different strategies cost unequally; where no number of them is given, the
         # schedule follows what is spent.
         "rollout_budget": None if settings.steps else settings.max_rollouts,
@@ -223,7 +223,7 @@ def trainer_arguments(settings: TrainSettings, run_dir: Path) -> DoPRConfig:
         "num_completions_to_print": 0,
         "save_strategy": "steps" if settings.save_every else "no",
         # Inside a reused batch nothing can be resumed exactly: the rollouts are not saved.
-        "save_steps": -(-(settings.save_every or 500) // iterations) * iterations,
+        "save_steps": -(-(settings.save_every or 500) // reused) * reused,
         "disable_tqdm": True,
         "log_level": "error",
     }

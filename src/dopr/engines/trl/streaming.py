@@ -40,13 +40,19 @@ class Window:
         self._read = 0  # rows of the stream before those held, counted over all its rounds
         self.number = -1
         self.rows = self.refill()
-        self.whole = len(self.rows) < size
+        self.whole = not self._has_more()
         if not self.whole:
             logger.warning(
                 "train_dataset is a stream: prompts are chosen among %d of its rows at a time "
                 "(stream_window)",
                 size,
             )
+
+    def _has_more(self) -> bool:
+        """Whether the stream has a row behind those held; it stays there."""
+        further = list(itertools.islice(self._rows, 1))
+        self._rows = itertools.chain(further, self._rows)
+        return bool(further)
 
     def refill(self) -> Dataset:
         """Put the next rows into the place of those held."""

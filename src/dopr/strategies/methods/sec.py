@@ -64,7 +64,7 @@ class SEC(Strategy):
         chances = softmax(self._values, self.temperature)
         counts = self.draw_categories(chances, sizes, prompts.rng)
         chosen = [
-            in_turn(np.flatnonzero(kind_of == kind), int(counts[kind]), ledger, prompts.rng)
+            in_turn(np.flatnonzero(kind_of == kind), int(counts[kind]), ledger, prompts)
             for kind in np.flatnonzero(counts)
         ]
         self._last = {

@@ -88,6 +88,7 @@ def best(scores: NDArray[np.float32], count: int, rng: np.random.Generator) -> N
         return tied[rng.integers(len(tied), size=1)] if len(tied) > 1 else tied
     if len(scores) <= _SORTED_UP_TO:
         return np.lexsort((rng.random(len(scores)), -scores))[:count]
+    count = min(count, len(scores))
     # Sorting a million would take longer than scoring them.
     edge = np.partition(scores, len(scores) - count)[len(scores) - count]
     above, level = np.flatnonzero(scores > edge), np.flatnonzero(scores == edge)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dopr.core.errors import UserError
 from dopr.core.ledger import Ledger
 from dopr.core.moves import Moves, per_prompt, prompt_ids
-from dopr.core.strategy import StepPlan, Strategy
+from dopr.core.strategy import Group, StepPlan, Strategy
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import to_unit
 from dopr.strategies.parts.candidates import at_least_one, requests_for
@@ -43,6 +43,8 @@ class PreRun(Strategy):
     prompts_per_step: int = 8
     _entries: int = field(default=0, init=False, repr=False)
     _drawn: int = field(default=0, init=False, repr=False)
+    _arrived: int = field(default=0, init=False, repr=False)
+    _further: int = field(default=0, init=False, repr=False)
     _curves: NDArray[np.float64] | None = field(
         default=None, init=False, repr=False, metadata=per_prompt(np.nan)
     )
@@ -88,7 +90,7 @@ class PreRun(Strategy):
                 f"the history {self.history!r} selects prompt {self._selected.max()}, which is not "
                 f"in the pool of {prompts.size} prompts"
             )
-        chosen = in_turn(self._selected, self.prompts_per_step, ledger, prompts.rng)
+        chosen = in_turn(self._selected, self.prompts_per_step, ledger, prompts)
         chosen = np.resize(chosen, self.prompts_per_step)
         groups = yield requests_for(chosen, self.num_generations)
         return groups
@@ -97,17 +99,36 @@ class PreRun(Strategy):
         """One step of the pre-run; the last one selects."""
         if self._curves is None:
             self._curves = np.full((prompts.size, self.prerun_epochs), np.nan)
-        left = self.prerun_epochs * prompts.size - self._drawn
+        total = self.prerun_epochs * prompts.size
+        # Where steps overlap all may be drawn and not all be there: then there is more of the same.
+        left = total - self._drawn or self.prompts_per_step
         ids = prompts.draw(min(self.prompts_per_step, prompts.size, left))
         # The stream gives every prompt once in each stretch of the pool's size.
         epochs = (self._drawn + np.arange(len(ids))) // prompts.size
-        self._drawn += len(ids)
-        groups = yield requests_for(ids, self.num_generations)
-        for group, epoch in zip(groups, epochs, strict=True):
-            self._curves[group.prompt_id, epoch] = group.mean
-        if self._drawn >= self.prerun_epochs * prompts.size:
-            self._selected = self.select(to_unit(self._curves, ledger))
+        drawn = int((epochs < self.prerun_epochs).sum())
+        self._drawn += drawn
+        try:
+            groups = yield requests_for(ids, self.num_generations)
+        except GeneratorExit:  # the step is given up
+            self._drawn -= drawn
+            raise
+        if self._selected is None:
+            self._record(groups, epochs)
+            # What a restart made of a step may never be told here: as much again stands for it.
+            if self._arrived >= total or self._further >= total:
+                self._selected = self.select(to_unit(self._curves, ledger))
         return groups
+
+    def _record(self, groups: list[Group], epochs: NDArray[np.int64]) -> None:
+        assert self._curves is not None
+        for group, epoch in zip(groups, epochs.tolist(), strict=True):
+            curve = self._curves[group.prompt_id]
+            if epoch < self.prerun_epochs:
+                curve[epoch] = group.mean
+                self._arrived += 1
+            else:
+                curve[np.flatnonzero(np.isnan(curve))[:1]] = group.mean
+                self._further += 1
 
     def move(self, moves: Moves) -> None:
         """Follow the prompts to other rows.

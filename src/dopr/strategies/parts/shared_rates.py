@@ -194,7 +194,8 @@ class SharedRates(PromptFeatures):
         return center, (max(beyond, 0.0) + self.signal_std**2) / (groups + 1)
 
     def _follow_range(self, ledger: Ledger) -> bool:
-        """Keep the sums right where rewards turn out to have a far wider range; whether they did.
+        """Keep the sums right where rewards turn out to have a far wider range, or a far narrower
+        one than a single value let expect; whether they did.
 
         What was seen of the pool is mapped to the new range; what rests on more than that is
         forgotten.
@@ -203,7 +204,7 @@ class SharedRates(PromptFeatures):
         before, after = float(self._range[1] - self._range[0]), high - low
         if math.isnan(before):
             self._range = np.array([low, high])
-        if not after > WIDER * before:
+        if 1 / WIDER < after / before < WIDER or math.isnan(before):
             return False
         share, shift = before / after, (float(self._range[0]) - low) / after
         groups, rates, squares, sampling = self._pool.T.copy()

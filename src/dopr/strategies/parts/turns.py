@@ -6,23 +6,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dopr.core.ledger import Ledger
+from dopr.core.stream import PromptStream
 
 
 def in_turn(
-    ids: NDArray[np.int64], count: int, ledger: Ledger, rng: np.random.Generator
+    ids: NDArray[np.int64], count: int, ledger: Ledger, prompts: PromptStream
 ) -> NDArray[np.int64]:
     """Up to `count` different prompts of a set, those least often visited first, ties at random.
+
+    Prompts whose rollouts are on their way come after all others.
 
     Where all were visited equally often this is a random order without replacement, epoch after
     epoch, over the set alone.
 
     Args:
         ids: the set, shape (k,), each prompt once.
+        prompts: whose generator breaks ties.
 
     Returns:
         Shape (min(count, k),).
     """
-    order = np.lexsort((rng.random(len(ids)), ledger.visits[ids]))
+    withheld = np.isin(ids, list(prompts.withheld))
+    order = np.lexsort((prompts.rng.random(len(ids)), ledger.visits[ids], withheld))
     return ids[order[:count]]
 
 
