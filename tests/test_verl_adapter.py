@@ -130,6 +130,13 @@ def test_a_lost_rollout_is_unscored_and_one_of_several_turns_counts_once() -> No
     assert batch.keys == ["a_0_0", "a_2_0", "a_2_1"] and not batch.dropped
 
 
+def test_a_reward_that_is_not_finite_is_none() -> None:
+    rewards = (1.0, np.inf, -np.inf)
+    found = [Generated(f"a_{i}_0", "a", i, 0, reward, 3) for i, reward in enumerate(rewards)]
+    (group,) = make_groups([Request(0, 3)], ["a"], found, step=0)
+    assert group.scored.tolist() == [1.0] and group.tokens.tolist() == [3, 3, 3]
+
+
 # -- what is trained on -------------------------------------------------------------------------
 
 

@@ -292,7 +292,8 @@ class Ledger:
         Args:
             kind: `total`, discounted variance of every reward seen (both the spread inside groups
                 and the change between visits); `within`, variance inside the last group;
-                `between`, discounted variance of the visits' means.
+                `between`, discounted variance of the visits' means. Of a group that comes in parts
+                `within` knows the last part, `between` the first.
             ids: shape (k,), or None for the whole pool.
         """
         rows: Any = slice(None) if ids is None else ids

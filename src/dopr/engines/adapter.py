@@ -175,7 +175,7 @@ def make_groups(
     """The groups of one round, in the order of the requests.
 
     A rollout that the engine lost has the reward NaN and no tokens, so a group is always as large
-    as was asked for.
+    as was asked for. A reward that is not finite is NaN too.
 
     Args:
         requests: what was asked for.
@@ -193,6 +193,7 @@ def make_groups(
             for i in range(request.num_rollouts)
         ]
         rewards = [parts[-1].reward if parts else math.nan for parts in rollouts]
+        rewards = [reward if math.isfinite(reward) else math.nan for reward in rewards]
         tokens = [sum(part.tokens for part in parts) for parts in rollouts]
         groups.append(
             Group(
