@@ -354,3 +354,11 @@ def test_a_finished_step_follows_its_prompts_to_other_rows() -> None:
     (flight,) = resumed.flights
     outcome = resumed.finish(flight)
     assert [g.prompt_id for g in outcome.kept] == [g.prompt_id for g in outcome.generated] == [0]
+
+
+def test_a_pool_that_is_nearly_all_in_flight_is_not_gone_through_again_and_again() -> None:
+    stream = PromptStream(8)
+    stream.withheld = dict.fromkeys(range(7), 4)
+    for _ in range(5):
+        assert 7 in stream.draw(4).tolist()
+    assert stream.epoch <= 3  # of 20 draws from 8 prompts

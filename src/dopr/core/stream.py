@@ -66,7 +66,7 @@ class PromptStream:
         chosen: list[int] = []
         met: set[int] = set()
         left = 2 * self.size  # draws that start in the middle of an epoch still see every prompt
-        while turn or (len(chosen) < count and left > 0):
+        while turn or (len(chosen) < count and left > 0 and len(met) < self.size):
             if not turn:
                 turn.extend(self._draw_next(min(count - len(chosen), left)).tolist())
                 left -= len(turn)
