@@ -361,4 +361,4 @@ def test_a_pool_that_is_nearly_all_in_flight_is_not_gone_through_again_and_again
     stream.withheld = dict.fromkeys(range(7), 4)
     for _ in range(5):
         assert 7 in stream.draw(4).tolist()
-    assert stream.epoch <= 3  # of 20 draws from 8 prompts
+    assert stream.epoch <= 4  # of 20 draws from 8 prompts
