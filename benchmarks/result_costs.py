@@ -40,8 +40,6 @@ ARENAS = (
     Arena("three kinds in one pool", "mixed/half"),
     Arena("half pools", "rivals/half/*"),
     Arena("hard pools", "rivals/hard/*"),
-    Arena("half pools, former rule", "strategies/half/*"),
-    Arena("hard pools, former rule", "strategies/hard/*"),
 )
 
 

@@ -1,12 +1,16 @@
 """`dopr` against other strategies: three costs, families and seeds together.
 
     python benchmarks/rivals_study.py runs/studies/rivals/half/ab docs/results/rivals/half/ab
+    python benchmarks/rivals_study.py docs/results/strategies/half/ab docs/results/rivals/half/ab \\
+        --borrow grpo speed
     python benchmarks/rivals_study.py docs/results/rivals
 
 The first keeps one comparison, finished or not (for each pool and family): its config and tuning,
 and of every run that ended the evaluations and what share of its groups carried a signal. The
-second reads all that is kept and writes summary.json, table.md and costs.svg. Nothing is trained. A
-family where `dopr` or `uniform-tuned` has no run yet is left out.
+second takes over runs of another comparison that is kept, on the same pool and seeds: what rivals
+do does not hang on the rule that they are compared with. The third reads all that is kept and
+writes summary.json, table.md and costs.svg. Nothing is trained. A family where `dopr` or
+`uniform-tuned` has no run yet is left out.
 
 Costs are those of the first evaluation at or above what `uniform-tuned` ends with (the median of
 its seeds, family by family), then the mean accuracy on the way, then the cost of the target set
@@ -16,7 +20,7 @@ before the runs.
 import argparse
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +75,24 @@ def keep(folder: Path, kept: Path) -> None:
     file.write_text(json.dumps(runs, sort_keys=True) + "\n")
 
 
+def borrow(source: Path, kept: Path, names: Sequence[str]) -> None:
+    """Take over the runs of some strategies from another comparison, named in each of them."""
+    curves = json.loads((source / "curves.json").read_text())
+    file = kept / "runs.json"
+    runs = json.loads(file.read_text())
+    fields = (*COSTS.values(), "avg@k")
+    for name in names:
+        runs[name] = {
+            seed: {
+                "evals": [{field: row[field] for field in fields} for row in rows],
+                "informative": None,
+                "from": "/".join(source.parts[-3:]),
+            }
+            for seed, rows in curves[name].items()
+        }
+    file.write_text(json.dumps(runs, sort_keys=True) + "\n")
+
+
 def summarise_pool(families: dict[str, tuple[dict[str, Any], Runs]]) -> dict[str, Any]:
     """What each strategy took and how `dopr` stands to it, families and seeds together."""
     goals = {
@@ -99,6 +121,7 @@ def _strategy(families: Any, goals: Any, name: str) -> dict[str, Any]:
     known = [run["informative"] for _, run in runs if run["informative"] is not None]
     return {
         "runs": len(runs),
+        "borrowed": any("from" in run for _, run in runs),
         "arrived": sum(value is not None for value in costs["rollouts"]),
         "costs": {cost: median_with_interval(values) for cost, values in costs.items()},
         "area": median_with_interval([area(run) for _, run in runs]),
@@ -186,8 +209,9 @@ def table(summary: dict[str, Any]) -> str:
                 for cost in ("rollouts", "tokens")
             ]
             share = "" if one["informative"] is None else f"{one['informative']:.2f}"
+            arrived = f"{one['arrived']}/{one['runs']}"
             rows.append(
-                f"| `{name}` | {one['arrived']}/{one['runs']} | {' | '.join(costs + shares)} | "
+                f"| {_label(entry, name)} | {arrived} | {' | '.join(costs + shares)} | "
                 f"{one['area']['median']:.3f} | {one['final']['median']:.3f} | {share} |"
             )
         rows += ["", *_against_table(entry), ""]
@@ -213,7 +237,7 @@ def _against_table(entry: dict[str, Any]) -> list[str]:
         ]
         cells.append(spread(found["target"], ".2f"))
         cells += [difference(found[key]) for key in ("area", "final")]
-        rows.append(f"| `{name}` | " + " | ".join(cells) + " |")
+        rows.append(f"| {_label(entry, name)} | " + " | ".join(cells) + " |")
     return rows
 
 
@@ -226,6 +250,10 @@ def in_order(entry: dict[str, Any]) -> list[str]:
         return (float("inf") if median is None else median, -one["area"]["median"])
 
     return sorted(entry["strategies"], key=key)
+
+
+def _label(entry: dict[str, Any], name: str) -> str:
+    return f"`{name}` †" if entry["strategies"][name]["borrowed"] else f"`{name}`"
 
 
 def _number(value: float | None) -> str:
@@ -298,7 +326,12 @@ def pictures(folder: Path, output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="the runs and where they are kept")
-    folders = parser.parse_args().folders
+    parser.add_argument("--borrow", nargs="+", metavar="STRATEGY", help="take over their runs")
+    arguments = parser.parse_args()
+    folders = arguments.folders
+    if arguments.borrow:
+        borrow(*folders, arguments.borrow)
+        return
     if len(folders) == 2:
         keep(*folders)
         return

@@ -66,6 +66,20 @@ def test_costs_are_those_of_what_uniform_choice_ends_with(tmp_path: Path) -> Non
     )
 
 
+def test_runs_taken_over_from_another_comparison_are_marked(tmp_path: Path) -> None:
+    kept, source = tmp_path / "rivals" / "half" / "ab", tmp_path / "strategies" / "half" / "ab"
+    keep(kept, {"uniform-tuned": {"0": run(0.1, 0.5)}, "dopr": {"0": run(0.1, 0.6)}})
+    source.mkdir(parents=True)
+    rows = [row | {"step": 1} for row in run(0.1, 0.2, 0.5)["evals"]]
+    (source / "curves.json").write_text(json.dumps({"grpo": {"0": rows}, "other": {"0": rows}}))
+    rivals_study.borrow(source, kept, ["grpo"])
+    found = rivals_study.summarise(tmp_path / "rivals")["half"]["strategies"]
+    assert set(found) == {"uniform-tuned", "dopr", "grpo"}
+    assert found["grpo"]["dopr_against"]["matched_final"]["rollouts"]["median"] == 0.5
+    told = rivals_study.table(rivals_study.summarise(tmp_path / "rivals"))
+    assert "| `grpo` † | 1/1 |" in told and "| `dopr` | 1/1 |" in told
+
+
 def test_a_family_without_both_sides_is_left_out(tmp_path: Path) -> None:
     keep(tmp_path / "half" / "ab", {"uniform-tuned": {"0": run(0.1, 0.3)}})
     assert rivals_study.texts(tmp_path)["table.md"] == ""
