@@ -6,6 +6,7 @@ by the subcommand that needs them, so that help is instant.
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -35,12 +36,17 @@ _BROUGHT = (
     *("accelerate", "datasets", "jinja2", "latex2sympy2_extended", "pandas", "pyarrow"),
     *("reasoning_gym", "rich", "safetensors", "scipy", "torch", "transformers", "trl", "yaml"),
 )
+# A file or folder that was named and is not what it must be, or may not be read.
+_USERS = (
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.EISDIR, errno.ENOTDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.EEXIST),
+)
 _COMMANDS = (train, compare, evaluate, replay, plan, report, tasks, strategies, warmstart, rewards)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 2 for a user's mistake, 130 after Ctrl-C, 143 when
-    terminated.
+    """Run a command; returns the exit status: 0, 2 for a user's mistake, 1 where a disk is full or
+    fails, 130 after Ctrl-C, 143 when terminated.
     """
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
@@ -58,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         return _complain(
             f"this command needs the package {package}, which is not installed; "
-            "`pip install dopr` brings it",
+            "`pip install .` in a clone of dopr brings it",
             2,
         )
     except OSError as error:
@@ -67,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
+        if error.errno in _USERS and error.filename is not None:
+            return _complain(f"{str(error.filename)!r} cannot be used: {error.strerror}", 2)
         if error.errno is not None and not is_disk_error(error):
             raise
         return _complain(str(error), 1)

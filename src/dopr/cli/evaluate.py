@@ -4,6 +4,7 @@ import argparse
 import gc
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,11 @@ def add_command(add: AddCommand) -> None:
     command.add_argument("--split", default="test", help="split of the task (default: test)")
     command.add_argument("--temperature", type=float, default=1.0)
     command.add_argument("--top-p", type=float, default=1.0)
-    command.add_argument("--max-completion-length", type=int, default=256, help="tokens")
+    command.add_argument(
+        "--max-completion-length",
+        type=int,
+        help="tokens (default: 256; 128 where the tiny model is among the models)",
+    )
     command.add_argument("--max-prompt-length", type=int, help="tokens (default: as fits)")
     command.add_argument(
         "--overlong-prompts", default="error", help="error, drop or truncate (default: error)"
@@ -72,6 +77,10 @@ def add_command(add: AddCommand) -> None:
 
 def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
     """Do what the command line asks for; returns the exit status."""
+    from dopr.runs.settings import completion_length_for
+
+    if arguments.max_completion_length is None:
+        arguments.max_completion_length = completion_length_for(*arguments.model)
     _check(arguments)
     template_options = _mapping(arguments, "chat_template_kwargs")
     columns = _mapping(arguments, "columns")
@@ -97,24 +106,33 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         system_prompt=arguments.system_prompt,
         name_sources=len(arguments.dataset) > 1,
     )
-    found, completions = [], []
+    found: list[dict[str, Any]] = []
+    completions: list[dict[str, Any]] = []
     for name in arguments.model:
-        summary, rows = _evaluate(name, dataset, rewards, template_options, arguments)
+        try:
+            summary, rows = _evaluate(name, dataset, rewards, template_options, arguments)
+        except UserError:
+            if found:  # what is paid for is told
+                _print_all(found, arguments)
+            raise
         found.append({"model": name} | summary)
         if arguments.save:
             completions += rows
             _write(Path(arguments.save), completions)  # what is paid for is kept
         gc.collect()
+    _print_all(found, arguments)
+    return 0
+
+
+def _print_all(found: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     if arguments.json:
         totals = {"step": 0, "rollouts_total": 0, "generated_tokens_total": 0, "wall_s": 0.0}
         lines = [totals | summary for summary in found]
         print(json.dumps(lines if len(lines) > 1 else lines[0], indent=2))
-        return 0
-    if len(found) > 1:
+    elif len(found) > 1:
         _print_side_by_side(found, arguments.k)
     else:
         _print_one(found[0], arguments.k)
-    return 0
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -139,6 +157,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UserError(f"--save {arguments.save!r} must end in {' or '.join(_SUFFIXES)}")
         if not file.parent.is_dir():
             raise UserError(f"there is no folder {str(file.parent)!r} for --save; make it first")
+        if not os.access(file if file.exists() else file.parent, os.W_OK):
+            raise UserError(f"--save {arguments.save!r} cannot be written; choose another")
 
 
 def _mapping(arguments: argparse.Namespace, name: str) -> dict[str, Any] | None:

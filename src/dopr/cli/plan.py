@@ -116,6 +116,7 @@ def _pool(arguments: argparse.Namespace, options: Any) -> "PoolRates":
 
         return PoolRates.of_history(read_histories(arguments.history))
     from dopr.offline.pilot import PilotSettings, run_pilot
+    from dopr.runs.settings import completion_length_for
 
     settings = PilotSettings(
         model=arguments.pilot,
@@ -123,7 +124,7 @@ def _pool(arguments: argparse.Namespace, options: Any) -> "PoolRates":
         reward=arguments.reward or ["math"],
         rollouts=arguments.pilot_rollouts,
         prompts=arguments.pilot_prompts,
-        max_tokens=options.max_tokens or PilotSettings.max_tokens,
+        max_tokens=options.max_tokens or completion_length_for(arguments.pilot),
         temperature=arguments.temperature,
         seed=arguments.seed,
         trust_remote_code=arguments.trust_remote_code,

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,10 @@ def run_memory(arguments: argparse.Namespace, console: Any) -> int:
 
     if not arguments.model:
         raise UserError("--memory needs a model; add --model MODEL")
-    if arguments.device_gib is not None and not arguments.device_gib > 0:
-        raise UserError(f"--device-gib is {arguments.device_gib:g}; it must be above 0")
+    if arguments.device_gib is not None and not 0 < arguments.device_gib < math.inf:
+        raise UserError(
+            f"--device-gib is {arguments.device_gib:g}; it must be above 0, and a number"
+        )
     total = round((arguments.device_gib or 0) * GIB)
     device = Device("cuda", f"a GPU of {total / GIB:g} GiB", total, total)
     device = device if total else this_device()

@@ -30,6 +30,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
         return 0
     from dopr.report.watch import watch_report
 
-    print(f"writing {output or run_dir / 'report.html'} every {arguments.watch} s", file=sys.stderr)
+    if arguments.watch >= 1:  # else it is refused
+        where = output or run_dir / "report.html"
+        print(f"writing {where} every {arguments.watch} s", file=sys.stderr)
     print(watch_report(run_dir, output, arguments.watch))
     return 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dopr.core.configuration import at_least, build, check_seeds, merge
+from dopr.core.configuration import above_zero, at_least, build, check_seeds, merge
 from dopr.core.errors import UserError, unknown_name
 from dopr.runs.settings import TrainSettings
 
@@ -123,6 +123,10 @@ class Comparison:
             raise UserError("a comparison needs at least one strategy and one seed")
         at_least(self, 1, "final_window", "threads")
         at_least(self.target, 1, "sustain", where="target.")
+        at_least(self.pool, 1, "num_prompts", where="pool.")
+        at_least(self.pool, 2, "group_size", where="pool.")
+        at_least(self.tuning, 1, "max_rollouts", where="tuning.")
+        above_zero(self.target, "fraction_of_best", where="target.")
         for name, seeds in (("seeds", self.seeds), ("tuning.seeds", self.tuning.seeds)):
             check_seeds({f"{name}[{i}]": seed for i, seed in enumerate(seeds)})
             if len(set(seeds)) < len(seeds):
@@ -133,8 +137,11 @@ class Comparison:
         for name, changes in self.strategies.items():
             if not isinstance(changes, dict):
                 raise UserError(f"`strategies.{name}` must be a mapping of settings")
-            if "/" in name or name.startswith("."):
+            if not name or "/" in name or name.startswith("."):
                 raise UserError(f"strategy name {name!r} must be usable as a folder's name")
+        for name in self.headline:
+            if name not in self.strategies and self.headline != ["dopr"]:
+                raise unknown_name("strategy in `headline`", name, self.strategies)
         self._check_tuning()
         self.chosen_elsewhere()
         for name in self.strategies:
@@ -157,6 +164,8 @@ class Comparison:
                 f"the strategies have unequal numbers of learning_rates or tries to tune over "
                 f"({counts}); equal terms need equal numbers"
             )
+        if counts and not self.tuning.seeds:
+            raise UserError("there is something to tune, but tuning.seeds is empty; give a seed")
         if counts and set(self.tuning.seeds) & set(self.seeds):
             raise UserError("tuning.seeds and seeds overlap; tune on seeds that are not reported")
 
@@ -203,8 +212,12 @@ class Comparison:
         file = file / "tuning.json" if file.is_dir() else file
         if not file.is_file():
             raise UserError(f"there is no tuning file {str(file)!r}; finish that comparison first")
-        found = json.loads(file.read_text())
-        if not isinstance(found, dict) or "strategies" not in found:
+        try:
+            found = json.loads(file.read_text())
+        except ValueError:
+            found = None
+        entries = found.get("strategies") if isinstance(found, dict) else None
+        if not isinstance(entries, dict) or not all(map(_is_chosen, entries.values())):
             raise UserError(f"{str(file)!r} is no tuning.json of a comparison")
         return {
             **found,
@@ -250,6 +263,10 @@ class Comparison:
                 names = [prefix + each for each in (*known, *_OWN_KEYS)]
                 raise unknown_name("setting", prefix + key, names)
         return build(TrainSettings, values)
+
+
+def _is_chosen(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("chosen"), dict)
 
 
 def _is_settings(value: Any) -> bool:

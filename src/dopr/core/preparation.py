@@ -89,7 +89,7 @@ def check_options(cls: type[Strategy], options: Mapping[str, Any]) -> None:
         if value is None and NoneType in kinds:
             continue
         whole = isinstance(value, Integral) and not isinstance(value, bool)
-        number = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+        number = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
         if float in kinds:
             require(number, f"{name} is {value!r}; it must be a number")
         elif int in kinds:

@@ -1,7 +1,7 @@
 """What happens inside a step in flight: the strategy is run on, what comes is noted and counted."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,10 @@ class StepRunner:
     def _begin(self, measure: Answer | None, saved: bool) -> Flight:
         if saved and self._past is None:
             self._past = LedgerPast(self.ledger)
-        flight = Flight(self.ledger.step, self.strategy.step(self.stream, self.ledger))
+        plan = self.strategy.step(self.stream, self.ledger)
+        if not isinstance(plan, Generator):
+            raise self._misbehaved("`step` has no `yield`; it must yield what to roll out")
+        flight = Flight(self.ledger.step, plan)
         self._flights[flight.index] = flight
         self._turn_to(flight)
         try:
@@ -106,7 +109,10 @@ class StepRunner:
             try:
                 asked = flight.plan.send(answer)
             except StopIteration as stop:
-                self._complete(flight, list(stop.value or []))
+                kept = [] if stop.value is None else stop.value
+                if not _all_are(kept, Group):
+                    raise self._misbehaved(f"`step` returned {kept!r}, not groups") from None
+                self._complete(flight, list(kept))
                 return
             if isinstance(asked, Measure):
                 assert measure is not None  # checked against `measures` at set-up
@@ -114,12 +120,17 @@ class StepRunner:
                 self.spent.measured_tokens += tokens
                 if seen is not None:
                     seen.measured.append(answer)
+            elif not _all_are(asked, Request):
+                raise self._misbehaved(f"`step` yielded {asked!r}, not requests or a `Measure`")
             elif asked:
-                self._ask(flight, asked)
+                self._ask(flight, list(asked))
                 return
             else:
                 answer = []
         self._stop(flight)
+
+    def _misbehaved(self, how: str) -> UserError:
+        return UserError(f"strategy {self.strategy.name!r} is no strategy as it stands: {how}")
 
     def _look(self, flight: Flight, groups: list[Group] | None) -> Seen:
         assert self._past is not None
@@ -198,3 +209,7 @@ class StepRunner:
         if self._past is not None:
             looks = (other.seen[0].ledger for other in self._flights.values() if other.seen)
             self._past.forget_before(next(looks, self._past.now))  # the oldest comes first
+
+
+def _all_are(values: Any, kind: type) -> bool:
+    return isinstance(values, Sequence) and all(isinstance(value, kind) for value in values)

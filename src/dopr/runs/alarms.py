@@ -83,7 +83,7 @@ def signal_collapse(rows: Sequence[Row], evals: Sequence[Row], at: Thresholds) -
     if not window or len(rates) < len(window) or sum(rates) / len(rates) >= at.signal_rate:
         return None
     seen = f"in the last {len(window)} steps {sum(rates) / len(rates):.0%} of the groups had any "
-    seen += "difference in reward, so there is next to nothing to learn"
+    seen += "difference in reward"
     reward, most = _mean(window, "reward"), max(_values(rows, "reward"), default=0.0)
     if reward is not None and reward >= at.solved * max(most, 1.0):
         return f"{seen}: nearly all are right (mean reward {reward:.2f}); stop, or add harder tasks"

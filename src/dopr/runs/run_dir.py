@@ -6,13 +6,19 @@ import re
 import shutil
 from pathlib import Path
 
+from dopr.core.configuration import build, load_yaml, to_mapping
 from dopr.core.errors import UserError
 from dopr.core.json_lines import keep_lines_until
 from dopr.engines.trl import checkpoints
 from dopr.runs.alarms import WARNINGS_FILE
+from dopr.runs.settings import TrainSettings
 
 DONE_FILE = "done.json"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
+_WHAT_A_RUN_IS = (
+    *("model", "dataset", "reward", "strategy", "strategy_args", "seed"),
+    *("num_generations", "num_iterations", "learning_rate"),
+)
 _RUN_FILES = ("metrics.jsonl", "eval.jsonl", "checkpoints", DONE_FILE)
 
 
@@ -32,7 +38,16 @@ def open_run_dir(run_dir: Path, resume: bool) -> Path | None:
         raise UserError(
             f"output_dir {str(run_dir)!r} cannot be written ({error.strerror}); choose another"
         ) from None
-    return checkpoints.latest_checkpoint(run_dir / "checkpoints") if resume else None
+    if not resume:
+        return None
+    found = checkpoints.latest_checkpoint(run_dir / "checkpoints")
+    # One without a manifest was being written when the run was stopped: there is nothing in it yet.
+    if found is None and any(run_dir.glob(f"checkpoints/*/{checkpoints.MANIFEST_FILE}")):
+        raise UserError(
+            f"no checkpoint in {str(run_dir)!r} is whole any more; put back what was there, or "
+            "start a new run in another output_dir"
+        )
+    return found
 
 
 def step_of(folder: Path) -> int:
@@ -62,3 +77,21 @@ def is_disk_error(error: BaseException, folder: Path | None = None) -> bool:
         # torch reports a full disk as whatever went wrong with its own file.
         return shutil.disk_usage(folder).free < 1 << 20
     return "No space left" in str(error) or "os error 28" in str(error)
+
+
+def refuse_another_run(settings: TrainSettings) -> None:
+    """What is finished is no answer to who asks for something else.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    file = Path(settings.output_dir) / "config.yaml"
+    if not file.is_file():
+        return
+    old, new = to_mapping(build(TrainSettings, load_yaml(file))), to_mapping(settings)
+    for key in _WHAT_A_RUN_IS:
+        if old.get(key) != new[key]:
+            raise UserError(
+                f"{settings.output_dir!r} holds a finished run with {key} {old.get(key)!r}, not "
+                f"{new[key]!r}; choose another output_dir"
+            )

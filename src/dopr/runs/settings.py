@@ -70,6 +70,13 @@ class EvalSettings:
         at_most(self, 1, "top_p", where="eval.")
 
 
+def completion_length_for(*models: str) -> int:
+    """Tokens of the longest completion where nothing is said: as in TRL, and what fits beside a
+    prompt where the tiny model, whose context is 256, is among them.
+    """
+    return 128 if "tiny-reasoner" in models else 256
+
+
 def passed(default: Any, choices: Sequence[str] | None = None) -> Any:
     """A setting that goes to TRL as it is, under the same name."""
     return field(default=default, metadata={"passed": True, "choices": choices})
@@ -137,7 +144,8 @@ class TrainSettings(MethodSettings, TaskSettings):
         lr_scheduler_type: `constant`, or another of transformers' names; it runs over `steps`, or
             over `max_rollouts` where no steps are given.
         warmup_steps: steps (or rollouts) of linear warm-up.
-        max_completion_length: tokens.
+        max_completion_length: tokens; 0 stands for 256, and for 128 with the tiny model, whose
+            context is 256.
         temperature: of training rollouts.
         top_p: of training rollouts.
         loss_type: TRL's name of the loss; null takes the objective's, else `dapo`.
@@ -186,7 +194,7 @@ class TrainSettings(MethodSettings, TaskSettings):
     num_iterations: int = passed(1)
     lr_scheduler_type: str = passed("constant")
     warmup_steps: int = passed(0)
-    max_completion_length: int = passed(256)
+    max_completion_length: int = passed(0)
     temperature: float = passed(1.0)
     top_p: float = passed(1.0)
     loss_type: str | None = passed(None, _LOSS_TYPES)
@@ -219,7 +227,9 @@ class TrainSettings(MethodSettings, TaskSettings):
     trl: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Lay the objective's settings under what is given."""
+        """Lay the objective's settings under what is given, and find what stands for 0."""
+        if self.max_completion_length == 0:
+            self.max_completion_length = completion_length_for(self.model)
         own = {name: getattr(self, name) for name in _LAID}
         given = {name: value for name, value in own.items() if value is not None}
         objective = self.objective if self.objective in OBJECTIVES else None  # refused by `check`

@@ -29,7 +29,14 @@ from dopr.runs.callbacks import Interrupt, RunCallback, write_ledger
 from dopr.runs.evaluation import evaluate
 from dopr.runs.materials import Materials, batch_shape, load_materials, steps_on_a_batch
 from dopr.runs.progress import Goal, Progress
-from dopr.runs.run_dir import DONE_FILE, is_disk_error, open_run_dir, rewind, step_of
+from dopr.runs.run_dir import (
+    DONE_FILE,
+    is_disk_error,
+    open_run_dir,
+    refuse_another_run,
+    rewind,
+    step_of,
+)
 from dopr.runs.settings import TrainSettings
 from dopr.runs.watching import AlarmCallback
 
@@ -132,8 +139,8 @@ def train(
         progress.close()
     if result.groups and not result.informative_groups:
         progress.say(
-            f"warning: none of the {result.groups} groups of this run had any reward variance, so "
-            "there was nothing to learn; check the reward, or choose easier or harder prompts"
+            f"warning: in none of the {result.groups} groups of this run did rewards differ; check "
+            "the reward, or choose easier or harder prompts"
         )
     return result
 
@@ -147,12 +154,18 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
     file = run_dir / DONE_FILE
     if not file.is_file():
         return None
-    done = json.loads(file.read_text())
+    try:
+        done = json.loads(file.read_text())
+    except ValueError:
+        done = None
+    if not isinstance(done, dict):
+        raise UserError(f"{str(file)!r} is damaged; delete it and resume the run")
     diverged = done.get("diverged", False)
     spent = settings.is_spent(done)
     stopped = not spent and _has_stopped_improving(settings)
     if not (spent or stopped or diverged):
         return None
+    refuse_another_run(settings)
     known = {
         key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
     }

@@ -79,7 +79,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-def make_strategy(name: str, **options: Any) -> Strategy:
+def make_strategy(name: str, /, **options: Any) -> Strategy:
     """Build a strategy by name.
 
     Args:
