@@ -103,9 +103,9 @@ class TaskSettings:
         mixing: the shares of several training tasks, one number each, in any unit; as many prompts
             of each are taken as the scarcest allows. Null takes all of them.
         eval_dataset: held-out tasks to evaluate on, or null; several are also scored one by one.
-        reward: `math`, `exact_match`, `format`, `gym`, `srl`, `rlpt`, `embedding:DIR` (a fitted
-            reward model) or `path/to/file.py:name`; several may be given as a list and are added
-            up.
+        reward: `math`, `exact_match`, `format`, `gym`, `code`, `length_penalty`, `srl`, `rlpt`,
+            `embedding:DIR` (a fitted reward model) or `path/to/file.py:name`; several may be given
+            as a list and are added up.
         judge: `path/to/file.py:name`, what scores the predictions of `rlpt` instead of the match
             of words, or null.
         reward_weights: one factor a reward.
