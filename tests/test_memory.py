@@ -268,6 +268,7 @@ def test_weights_that_exceed_the_device_are_refused(billion: ModelShape) -> None
 def test_settings_of_a_run() -> None:
     settings = TrainSettings(
         dataset="x",
+        model="other",
         steps=1,
         lora={"r": 4, "target_modules": "all-linear"},
         use_vllm=True,
