@@ -19,7 +19,6 @@ before the runs.
 
 import argparse
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,11 +67,21 @@ def keep(folder: Path, kept: Path) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     for name in ("config.yaml", "tuning.json"):
         if (folder / name).exists():
-            shutil.copy(folder / name, kept / name)
+            _keep_strategies(folder / name, kept / name)
     file = kept / "runs.json"
     runs = json.loads(file.read_text()) if file.exists() else {}
     runs |= read_runs(folder)
     file.write_text(json.dumps(runs, sort_keys=True) + "\n")
+
+
+def _keep_strategies(source: Path, kept: Path) -> None:
+    """Copy a file, with what it said before of strategies that it does not name any more."""
+    found = yaml.safe_load(source.read_text())
+    if kept.exists():
+        before = yaml.safe_load(kept.read_text())
+        found["strategies"] = before["strategies"] | found["strategies"]
+    text = json.dumps(found, indent=2) if kept.suffix == ".json" else yaml.safe_dump(found)
+    kept.write_text(text.rstrip("\n") + "\n")
 
 
 def borrow(source: Path, kept: Path, names: Sequence[str]) -> None:

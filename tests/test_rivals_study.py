@@ -66,6 +66,20 @@ def test_costs_are_those_of_what_uniform_choice_ends_with(tmp_path: Path) -> Non
     )
 
 
+def test_what_was_kept_of_other_strategies_stays(tmp_path: Path) -> None:
+    run, kept = tmp_path / "run", tmp_path / "kept"
+    for names in (("dopr", "gps"), ("dopr", "grpo")):
+        run.mkdir(exist_ok=True)
+        for file, write in (("config.yaml", yaml.safe_dump), ("tuning.json", json.dumps)):
+            (run / file).write_text(
+                write({"strategies": {name: {"by": list(names)} for name in names}})
+            )
+        rivals_study.keep(run, kept)
+    for file in ("config.yaml", "tuning.json"):
+        found = yaml.safe_load((kept / file).read_text())["strategies"]
+        assert set(found) == {"dopr", "gps", "grpo"} and "grpo" in found["dopr"]["by"]
+
+
 def test_runs_taken_over_from_another_comparison_are_marked(tmp_path: Path) -> None:
     kept, source = tmp_path / "rivals" / "half" / "ab", tmp_path / "strategies" / "half" / "ab"
     keep(kept, {"uniform-tuned": {"0": run(0.1, 0.5)}, "dopr": {"0": run(0.1, 0.6)}})
