@@ -76,10 +76,11 @@ def keep(folder: Path, kept: Path) -> None:
 
 def _keep_strategies(source: Path, kept: Path) -> None:
     """Copy a file, with what it said before of strategies that it does not name any more."""
-    found = yaml.safe_load(source.read_text())
+    # YAML takes 8e-05 for a word.
+    read = json.loads if kept.suffix == ".json" else yaml.safe_load
+    found = read(source.read_text())
     if kept.exists():
-        before = yaml.safe_load(kept.read_text())
-        found["strategies"] = before["strategies"] | found["strategies"]
+        found["strategies"] = read(kept.read_text())["strategies"] | found["strategies"]
     text = json.dumps(found, indent=2) if kept.suffix == ".json" else yaml.safe_dump(found)
     kept.write_text(text.rstrip("\n") + "\n")
 

@@ -72,12 +72,13 @@ def test_what_was_kept_of_other_strategies_stays(tmp_path: Path) -> None:
         run.mkdir(exist_ok=True)
         for file, write in (("config.yaml", yaml.safe_dump), ("tuning.json", json.dumps)):
             (run / file).write_text(
-                write({"strategies": {name: {"by": list(names)} for name in names}})
+                write({"strategies": {name: {"by": list(names), "rate": 8e-05} for name in names}})
             )
         rivals_study.keep(run, kept)
     for file in ("config.yaml", "tuning.json"):
         found = yaml.safe_load((kept / file).read_text())["strategies"]
         assert set(found) == {"dopr", "gps", "grpo"} and "grpo" in found["dopr"]["by"]
+    assert json.loads((kept / "tuning.json").read_text())["strategies"]["gps"]["rate"] == 8e-05
 
 
 def test_runs_taken_over_from_another_comparison_are_marked(tmp_path: Path) -> None:
