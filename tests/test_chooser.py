@@ -245,6 +245,19 @@ def test_a_damaged_snapshot_is_said_and_not_begun_anew(tmp_path: Path) -> None:
         JournaledChooser(new_chooser(), tmp_path)
 
 
+def test_a_kill_right_after_a_snapshot_leaves_a_folder_to_go_on_from(tmp_path: Path) -> None:
+    chooser = JournaledChooser(new_chooser(), tmp_path)
+    run(np.random.default_rng(0), chooser, 9)
+    chooser.snapshot()
+    chooser.close()
+    (tmp_path / f"journal-{chooser._number}.bin").unlink()  # had not been begun
+    for replayed in (0, 5, 10):
+        again = JournaledChooser(new_chooser(), tmp_path)
+        assert again.replayed == replayed
+        run(np.random.default_rng(replayed), again, 5)
+        again.close()
+
+
 def test_an_engine_whose_machine_is_gone_does_not_end_the_server(tmp_path: Path) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "s"))

@@ -150,7 +150,7 @@ def test_a_finished_run_is_no_answer_to_another_one(
     assert train(*words(tmp_path, tiny_model_dir, steps=1), "--resume") == 0
     other = words(tmp_path, tiny_model_dir, steps=1, learning_rate=0.5)
     assert train(*other, "--resume") == 2
-    assert "holds a finished run with learning_rate" in capsys.readouterr().err
+    assert "was run with learning_rate" in capsys.readouterr().err
     (tmp_path / "run/done.json").write_text("{")
     assert train(*words(tmp_path, tiny_model_dir, steps=1), "--resume") == 2
     assert "done.json' is damaged" in capsys.readouterr().err

@@ -17,7 +17,7 @@ import torch
 from dopr.compare.comparison import Comparison
 from dopr.compare.summary import FinishedRun, comparison_mapping, summarise
 from dopr.compare.tuning import tune
-from dopr.core.configuration import build, load_yaml, to_mapping, to_yaml
+from dopr.core.configuration import to_yaml
 from dopr.core.errors import UserError
 from dopr.core.files import write_atomically
 from dopr.policy.models import best_device
@@ -25,6 +25,7 @@ from dopr.policy.sampling import Sampling
 from dopr.runs.evaluation import measure_signal_rate
 from dopr.runs.materials import load_materials
 from dopr.runs.progress import Goal, Progress
+from dopr.runs.run_dir import refuse_other_settings
 from dopr.runs.settings import TrainSettings
 from dopr.runs.train import TrainingDivergedError, TrainResult, end_diverged, train
 
@@ -120,7 +121,8 @@ def run_training(
         UserError: the folder holds a run of other settings, the run ended before its budget, or it
             diverged and may not.
     """
-    _refuse_other_settings(settings)
+    names = (each.name for each in dataclasses.fields(settings) if each.name not in _FREE)
+    refuse_other_settings(settings, names)
     if settings.early_stop_evals is not None:
         raise UserError(
             "early_stop_evals ends runs before their budget, and a comparison is of equal budgets; "
@@ -143,22 +145,6 @@ def run_training(
             "before its budget was spent; its strategy has stopped asking for rollouts"
         )
     return result
-
-
-def _refuse_other_settings(settings: TrainSettings) -> None:
-    """A finished run may only be reused for the settings that it was made with."""
-    file = os.path.join(settings.output_dir, "config.yaml")
-    if not os.path.isfile(file):
-        return
-    # Through the settings, so that one which came after that run has its default.
-    old, new = to_mapping(build(TrainSettings, load_yaml(file))), to_mapping(settings)
-    differing = [k for k, v in new.items() if k not in _FREE and old.get(k) != v]
-    if differing:
-        key = differing[0]
-        raise UserError(
-            f"{settings.output_dir!r} was run with {key} {old.get(key)!r}, now it is {new[key]!r}; "
-            "delete that folder or choose another output_dir"
-        )
 
 
 def _as_finished(name: str, seed: int, done: TrainResult) -> FinishedRun:

@@ -50,7 +50,7 @@ class Chooser:
         # Handed out, or waiting for it: with the step, and the place of the request in its round.
         self._jobs: dict[int, tuple[Flight, Request, int]] = {}
         self._waiting: deque[int] = deque()
-        self._again: set[int] = set()  # of those waiting, what engines may be at all the same
+        self._again: set[int] = set()  # of those waiting, the ones an engine may still be at
         self._next = 0
 
     @property

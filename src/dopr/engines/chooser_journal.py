@@ -139,7 +139,8 @@ class JournaledChooser:
             for frame in _frames(folder / f"journal-{number}.bin"):
                 self._do(frame)
                 self.replayed += 1
-        self._number = (numbers[-1] if numbers else self._snapshot) + 1
+        # Killed right after a snapshot its own journal may not have been begun: it is the next.
+        self._number = numbers[-1] + 1 if numbers else max(self._snapshot, 1)
         self._journal = self._open_journal()
 
     def handle(self, frame: bytes) -> bytes:

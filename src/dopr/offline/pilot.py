@@ -52,8 +52,8 @@ class PilotSettings:
 def run_pilot(settings: PilotSettings) -> PoolRates:
     """Roll out a model on a task and count what it solves.
 
-    Uncertainty is that of each prompt's posterior; simulated pools as large as the task are drawn
-    from the sample.
+    Uncertainty is that of each prompt's posterior and, where the task has more prompts, of which
+    were drawn; simulated pools as large as the task are drawn from the sample.
 
     Raises:
         UserError: bad settings, or nothing that a plan could be made of.

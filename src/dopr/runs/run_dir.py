@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from dopr.core.configuration import build, load_yaml, to_mapping
@@ -15,7 +16,7 @@ from dopr.runs.settings import TrainSettings
 
 DONE_FILE = "done.json"
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EIO)
-_WHAT_A_RUN_IS = (
+WHAT_A_RUN_IS = (
     *("model", "dataset", "reward", "strategy", "strategy_args", "seed"),
     *("num_generations", "num_iterations", "learning_rate"),
 )
@@ -79,19 +80,24 @@ def is_disk_error(error: BaseException, folder: Path | None = None) -> bool:
     return "No space left" in str(error) or "os error 28" in str(error)
 
 
-def refuse_another_run(settings: TrainSettings) -> None:
-    """What is finished is no answer to who asks for something else.
+def refuse_other_settings(settings: TrainSettings, names: Iterable[str]) -> None:
+    """A run that was made with other settings is no answer to who asks for these.
+
+    Args:
+        settings: asked for; their folder may hold a run.
+        names: of the settings that must be the same.
 
     Raises:
-        UserError: naming the setting.
+        UserError: naming the first that is not.
     """
     file = Path(settings.output_dir) / "config.yaml"
     if not file.is_file():
         return
+    # Through the settings, so that one which came after that run has its default.
     old, new = to_mapping(build(TrainSettings, load_yaml(file))), to_mapping(settings)
-    for key in _WHAT_A_RUN_IS:
-        if old.get(key) != new[key]:
+    for name in names:
+        if old.get(name) != new[name]:
             raise UserError(
-                f"{settings.output_dir!r} holds a finished run with {key} {old.get(key)!r}, not "
-                f"{new[key]!r}; choose another output_dir"
+                f"{settings.output_dir!r} was run with {name} {old.get(name)!r}, now it is "
+                f"{new[name]!r}; delete that folder or choose another output_dir"
             )

@@ -31,9 +31,10 @@ from dopr.runs.materials import Materials, batch_shape, load_materials, steps_on
 from dopr.runs.progress import Goal, Progress
 from dopr.runs.run_dir import (
     DONE_FILE,
+    WHAT_A_RUN_IS,
     is_disk_error,
     open_run_dir,
-    refuse_another_run,
+    refuse_other_settings,
     rewind,
     step_of,
 )
@@ -165,7 +166,7 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
     stopped = not spent and _has_stopped_improving(settings)
     if not (spent or stopped or diverged):
         return None
-    refuse_another_run(settings)
+    refuse_other_settings(settings, WHAT_A_RUN_IS)
     known = {
         key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
     }

@@ -366,9 +366,9 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         """Put what was chosen and spent where TRL's `log` will find it."""
         for name, value in choice_metrics(self.driver, outcome).items():
             self._metrics["train"][name].append(value)
-        sources = self.prompt_sources
         if not self.accelerator.is_main_process:
             return  # which alone writes the log
+        sources = self.prompt_sources
         for group in outcome.generated:
             source = None if sources is None else sources[group.prompt_id]
             self._step_log.chose(self.prompt_names[group.prompt_id], group.mean, source)
