@@ -107,7 +107,7 @@ def measure(asked):
     return rng.random(shape), 0
 
 for name in [*STRATEGIES, *PRESETS]:
-    can = frozenset({"perplexity", "embedding", "success_rate"})
+    can = frozenset({"perplexity", "embedding", "answer_likelihood", "success_rate"})
     driver = Driver(make_strategy(name), PromptStream(40), can_measure=can)
     for _ in range(3):
         driver.step(roll_out, measure)

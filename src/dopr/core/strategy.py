@@ -53,14 +53,16 @@ class Measure:
     Attributes:
         prompt_ids: rows of the pool.
         quantity: `perplexity`, of the prompt under the policy, shape (k,); `embedding`, the mean of
-            the policy's last hidden states over the prompt, shape (k, width); `success_rate`, the
-            mean reward of `samples` rollouts that nobody pays for, shape (k,): only an oracle's.
+            the policy's last hidden states over the prompt, shape (k, width); `answer_likelihood`,
+            the log-likelihood in nats of the reference answer as the completion, shape (k,), NaN
+            where there is none; `success_rate`, the mean reward of `samples` rollouts that nobody
+            pays for, shape (k,): only an oracle's.
         samples: rollouts a prompt behind a success rate.
         layers: layers of the policy that an embedding goes through, at most; None takes all.
     """
 
     prompt_ids: tuple[int, ...]
-    quantity: Literal["perplexity", "embedding", "success_rate"]
+    quantity: Literal["perplexity", "embedding", "answer_likelihood", "success_rate"]
     samples: int = 8
     layers: int | None = None
 
@@ -262,7 +264,7 @@ class Strategy(ABC):
     source: ClassVar[str] = "own"
     mark: ClassVar[str] = "I"
     pays: ClassVar[Literal["pre", "post"]] = "pre"
-    measures: ClassVar[frozenset[str]] = frozenset()
+    measures = frozenset[str]()  # a class's, or with some options an object's own
     may_measure: ClassVar[frozenset[str]] = frozenset()
     usual_prompts: ClassVar[int] = 8
     fills_batch: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""What a strategy may ask of the policy besides paid rollouts: perplexity, embedding, success."""
+"""What a strategy may ask of the policy besides paid rollouts: perplexity, embedding, ..."""
 
 import contextlib
 import math
@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch.nn import ModuleList
 
 from dopr.core.strategy import Measure
+from dopr.policy.answers import read_answers
 from dopr.policy.prompts import TemplateOptions, prompt_token_ids
 from dopr.policy.sampling import Sampling, sample_rewards
 
-QUANTITIES = frozenset({"perplexity", "embedding", "success_rate"})
+QUANTITIES = frozenset({"perplexity", "embedding", "answer_likelihood", "success_rate"})
 
 
 def read_prompts(
@@ -123,6 +124,15 @@ def measure(
             model, tokenizer, rows, reward_funcs, asked.samples, sampling, weights
         )
         return np.nan_to_num(np.nanmean(rewards, axis=1)), 0
+    if asked.quantity == "answer_likelihood":
+        return read_answers(
+            model,
+            tokenizer,
+            list(rows["prompt"]),
+            list(rows["answer"]),
+            sampling.batch_size,
+            sampling.template_options,
+        )
     return read_prompts(
         model,
         tokenizer,

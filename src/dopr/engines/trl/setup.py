@@ -19,10 +19,12 @@ from dopr.core.preparation import Sizes, leaves_prompts_open, prepare
 from dopr.core.stream import OfferedStream, PromptStream
 from dopr.engines.prompt_pool import prompt_categories
 from dopr.engines.trl.selection import Selection
+from dopr.policy.answers import is_answer
 from dopr.policy.measuring import QUANTITIES
 from dopr.strategies import Strategy, make_strategy
 
 ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
+_ROWS_LOOKED_AT = 16
 
 
 def check_engine(use_vllm: bool) -> None:
@@ -130,7 +132,8 @@ def measurable(
     """What the policy can tell of a prompt without paid rollouts.
 
     Nothing where text alone does not tell prompts apart: rows that only name an environment, and
-    pictures. No success rates where rollouts need tools, or rewards are models or asynchronous.
+    pictures. No success rates where rollouts need tools, or rewards are models or asynchronous. How
+    likely reference answers are, where rows have any that can stand as a completion.
 
     Args:
         pool: the training prompts.
@@ -143,7 +146,15 @@ def measurable(
         not isinstance(reward, torch.nn.Module) and not inspect.iscoroutinefunction(reward)
         for reward in reward_funcs
     )
-    return QUANTITIES if plain and not tools else QUANTITIES - {"success_rate"}
+    told = QUANTITIES if plain and not tools else QUANTITIES - {"success_rate"}
+    return told if _has_answers(pool) else told - {"answer_likelihood"}
+
+
+def _has_answers(pool: Dataset) -> bool:
+    """Whether the first rows have a reference answer that is a text or a number."""
+    if "answer" not in pool.column_names:
+        return False
+    return any(map(is_answer, pool[:_ROWS_LOOKED_AT]["answer"]))
 
 
 def make_driver(

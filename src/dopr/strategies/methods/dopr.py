@@ -46,6 +46,7 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
             leave the rule of `DoPRPaper`; only these know another `volatility` than `total`.
         candidates, volatility, entropy, prior_strength: see `DoPRPaper`.
         signal_std: of `predicted`, see `SharedRates`.
+        answers, reread: of `predicted`, see `ReferenceAnswers`.
         room: of `predicted`, exponent of what a prompt has left to gain, of what new prompts have,
             where prompts do not help each other; times `independence` where they may.
         balance: of `predicted`, see `EvenShares`.
@@ -74,6 +75,10 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
             raise unknown_name("cost", self.cost, COSTS)
         require(self.room >= 0, f"room is {self.room}; it must not be negative")
         require(
+            not self.answers or self.prior == "predicted",
+            f"answers are read for prior 'predicted'; prior {self.prior!r} makes no use of them",
+        )
+        require(
             self.volatility == "total" or self.prior != "predicted",
             f"prior 'predicted' knows no volatility {self.volatility!r}; use prior 'pool'",
         )
@@ -83,7 +88,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
             return (yield from super().step(prompts, ledger))
         candidates = prompts.draw(min(self.candidates, prompts.size))
         features = yield from self.read(prompts, candidates)
-        forecasts = self.forecast(candidates, features, ledger)
+        said = yield from self.read_answers(prompts, candidates, ledger)
+        forecasts = self.forecast(candidates, features, ledger, said)
         scores = self.score(candidates, ledger, forecasts)
         count = self.prompts_per_step or self.usual_prompts
         worth = scores.score.astype(np.float64)

@@ -12,6 +12,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.moves import no_prompts
 from dopr.core.strategy import Group, require
 from dopr.core.success_rates import reward_range, to_unit
+from dopr.strategies.parts.answers import ANSWER_WORTH, ReferenceAnswers
 from dopr.strategies.parts.fading import no_observations, observe, predict, whitening
 from dopr.strategies.parts.features import PromptFeatures
 from dopr.strategies.parts.one_thread import on_one_thread
@@ -20,6 +21,7 @@ Array = NDArray[np.float64]
 
 # What a forecast starts from, and after how many steps it counts 1/e of what was seen of a prompt.
 STARTS = ("coin", "pool", "pool at first", "like", "like at first")
+ANSWER_STARTS = ("like its answer", "its answer")  # come last, where reference answers are read
 MEMORIES = (8.0, 32.0, 128.0, math.inf)
 
 KEEP_EVIDENCE = 0.98  # a step
@@ -41,13 +43,15 @@ class Forecasts:
     Attributes:
         alpha, beta: shape (forecasts, k).
         weights: how much each is believed, shape (forecasts, k), columns of sum 1.
-        inputs: what the regressions among them went by, shape (k, landmarks); None without any.
+        inputs: what the regressions on likeness went by, shape (k, landmarks); None without any.
+        answer_inputs: what that on reference answers went by; None without one.
     """
 
     alpha: Array
     beta: Array
     weights: Array
     inputs: Array | None = None
+    answer_inputs: Array | None = None
 
     @property
     def mean(self) -> Array:
@@ -69,12 +73,16 @@ class Forecasts:
             self.alpha[:, positions],
             self.beta[:, positions],
             self.weights[:, positions],
-            None if self.inputs is None else self.inputs[positions],
+            *(None if rows is None else rows[positions] for rows in self._regressed),
         )
+
+    @property
+    def _regressed(self) -> tuple[Array | None, Array | None]:
+        return self.inputs, self.answer_inputs
 
 
 @dataclass
-class SharedRates(PromptFeatures):
+class SharedRates(PromptFeatures, ReferenceAnswers):
     """Base of strategies that forecast success rates with the help of other prompts.
 
     Let prompt i have been rolled out last a steps ago, with discounted mean reward m_i in [0, 1]
@@ -85,12 +93,15 @@ class SharedRates(PromptFeatures):
     for each memory of `MEMORIES` and each start (c, s^2) of `STARTS`: a fair coin (k = 2); mean and
     variance of the success rates seen lately, or of those of prompts seen for the first time; and
     the same two questions asked of like prompts alone, by Gaussian process regression on features
-    of their embeddings. In the first, older groups fade. Each forecast is believed in proportion to
-    the likelihood of what came out under it, which fades by `KEEP_EVIDENCE` a step, and apart for
-    prompts seen and unseen: likeness that misleads is soon disbelieved.
+    of their embeddings. In the first, older groups fade. Where reference answers are read, two more
+    ask what went like them, and take their likelihood itself for the rate. Each forecast is
+    believed in proportion to the likelihood of what came out under it, which fades by
+    `KEEP_EVIDENCE` a step, and apart for prompts seen and unseen: likeness that misleads is soon
+    disbelieved.
 
     Args:
         signal_std: spread of success rates over a pool that is expected before any is seen.
+        answers, reread: see `ReferenceAnswers`.
 
     Source: ours; empirical Bayes with a Gaussian process, as VIP [2602.01601, S] uses one.
     """
@@ -124,12 +135,27 @@ class SharedRates(PromptFeatures):
     )
 
     def __post_init__(self) -> None:
+        ReferenceAnswers.__post_init__(self)
         require(self.signal_std > 0, f"signal_std is {self.signal_std}; it must be positive")
 
-    def forecast(self, ids: NDArray[np.int64], features: Array | None, ledger: Ledger) -> Forecasts:
-        """Forecasts of the success rates of prompts, ids of shape (k,), features as of `read`."""
+    def forecast(
+        self,
+        ids: NDArray[np.int64],
+        features: Array | None,
+        ledger: Ledger,
+        said: Array | None = None,
+    ) -> Forecasts:
+        """Forecasts of the success rates of prompts.
+
+        Args:
+            ids: of the prompts, shape (k,).
+            features: as of `read`.
+            ledger: what is known.
+            said: as of `read_answers`.
+        """
         inputs = None if features is None else self._inputs(features)
-        center, worth = self._starts(len(ids), inputs)
+        answer_inputs = None if said is None else self.answer_inputs(said)
+        center, worth = self._starts(len(ids), inputs, said, answer_inputs)
         seen = ledger.visits[ids] > 0
         known = np.where(seen, ledger.weight[ids], 0.0)
         own = to_unit(ledger.mean[ids], ledger)
@@ -140,7 +166,8 @@ class SharedRates(PromptFeatures):
         alpha, beta = alpha.reshape(-1, len(ids)), beta.reshape(-1, len(ids))
         if self._evidence.shape[1] != len(alpha):
             self._evidence = np.zeros((2, len(alpha)))
-        return Forecasts(alpha, beta, self._beliefs()[seen.astype(np.int64)].T, inputs)
+        weights = self._beliefs()[seen.astype(np.int64)].T
+        return Forecasts(alpha, beta, weights, inputs, answer_inputs)
 
     def _beliefs(self) -> Array:
         """Weights of the forecasts, for prompts unseen and seen, shape (2, forecasts)."""
@@ -156,7 +183,10 @@ class SharedRates(PromptFeatures):
         """
         if not self._evidence.shape[1]:
             return 0.0
-        return float(self._beliefs()[0].reshape(-1, len(MEMORIES)).sum(axis=1)[2::2].sum())
+        starts = self._beliefs()[0].reshape(-1, len(MEMORIES)).sum(axis=1)
+        if self.answers:
+            starts = starts[: -len(ANSWER_STARTS)]
+        return float(starts[2::2].sum())
 
     @property
     def mean_at_first(self) -> float:
@@ -164,7 +194,13 @@ class SharedRates(PromptFeatures):
         return self._pool_rate(self._pool[1])[0]
 
     @on_one_thread
-    def _starts(self, count: int, inputs: Array | None) -> tuple[Array, Array]:
+    def _starts(
+        self,
+        count: int,
+        inputs: Array | None,
+        said: Array | None = None,
+        answer_inputs: Array | None = None,
+    ) -> tuple[Array, Array]:
         """Mean and worth in rollouts of the starts, both of shape (starts, count)."""
         pools = np.array([self._pool_rate(sums) for sums in self._pool])
         centers, variances = np.repeat(pools.T[:, :, None], count, axis=2)
@@ -172,9 +208,18 @@ class SharedRates(PromptFeatures):
             like = predict(self._regressions, inputs, pools[:, 0], self.signal_std**2)
             centers = np.concatenate([centers, like[0]])
             variances = np.concatenate([variances, like[1]])
+        if answer_inputs is not None:
+            by = predict(self._answer_sums, answer_inputs, pools[0, 0], self.signal_std**2)
+            centers, variances = np.vstack([centers, by[0]]), np.vstack([variances, by[1]])
         center, worth = _start(centers, variances)
         coin = np.ones((1, count))
-        return np.concatenate([0.5 * coin, center]), np.concatenate([2.0 * coin, worth])
+        center, worth = np.vstack([0.5 * coin, center]), np.vstack([2.0 * coin, worth])
+        if said is None:
+            return center, worth
+        silent = np.isnan(said)
+        likely = np.clip(np.exp(np.where(silent, 0.0, said)), 0.01, 0.99)
+        center = np.vstack([center, np.where(silent, center[1], likely)])
+        return center, np.vstack([worth, np.where(silent, worth[1], ANSWER_WORTH)])
 
     def _inputs(self, features: Array) -> Array:
         """What the regressions go by, shape (k, landmarks)."""
@@ -212,6 +257,7 @@ class SharedRates(PromptFeatures):
         self._pool[:, 2] = share**2 * squares + 2 * share * shift * rates + shift**2 * groups
         self._pool[:, 3] = share**2 * sampling
         self._regressions[:] = 0.0
+        self._answer_sums[:] = 0.0
         self._evidence[:] = 0.0
         self._range = np.array([low, high])
         return True
@@ -251,10 +297,12 @@ class SharedRates(PromptFeatures):
         expected = np.full(len(groups), np.nan)
         followed = self._follow_range(ledger)
         self._evidence *= KEEP_EVIDENCE
-        inputs = forecasts.inputs
-        if inputs is not None:
+        inputs, answer_inputs = forecasts.inputs, forecasts.answer_inputs
+        if inputs is not None or answer_inputs is not None:
             beliefs = self._beliefs()[1].reshape(-1, len(MEMORIES))
-            self._regressions[0] *= math.exp(-float((beliefs / np.array(MEMORIES)).sum()))
+            fading = math.exp(-float((beliefs / np.array(MEMORIES)).sum()))
+            self._regressions[:1] *= fading
+            self._answer_sums *= fading
         place = {int(prompt): position for position, prompt in enumerate(ids)}
         rewards = [group.scored for group in groups]
         scored = [i for i, g in enumerate(groups) if rewards[i].size and g.prompt_id in place]
@@ -279,6 +327,8 @@ class SharedRates(PromptFeatures):
         if inputs is not None:
             for sums, rows in zip(self._regressions, (np.ones_like(new), new), strict=True):
                 observe(sums, inputs[positions[rows]], rates[rows], sampling[rows] + 1e-6)
+        if answer_inputs is not None:
+            observe(self._answer_sums, answer_inputs[positions], rates, sampling + 1e-6)
         return expected
 
     def _judge(
