@@ -1,5 +1,6 @@
 """How likely the policy finds the reference answers of prompts, without generating anything."""
 
+import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dopr.policy.generation import is_supported
+from dopr.policy.generation import base_model, is_supported
 from dopr.policy.prompts import TemplateOptions, prompt_token_ids
 
 LONGEST = 64  # tokens of an answer; longer ones are cut
@@ -126,13 +127,11 @@ def _forward(
         mask = torch.cat([mask.new_ones(count, len(shared)), mask], dim=1)
     tail = max(len(end) for _, end in pairs) + 1
     tokens = torch.tensor(ids, device=device)
-    logits = model(
-        input_ids=tokens,
-        attention_mask=mask,
-        position_ids=len(shared) + (places - padding[:, None]).clamp(min=0),
-        logits_to_keep=tail,
-        **given,
-    ).logits[:, -tail:-1]
+    given["position_ids"] = len(shared) + (places - padding[:, None]).clamp(min=0)
+    given["logits_to_keep"] = tail
+    known = inspect.signature(type(base_model(model)).forward).parameters
+    given = {name: value for name, value in given.items() if name in known}
+    logits = model(input_ids=tokens, attention_mask=mask, **given).logits[:, -tail:-1]
     picked = torch.log_softmax(logits.float(), dim=-1)
     picked = picked.gather(-1, tokens[:, 1 - tail :].unsqueeze(-1)).squeeze(-1)
     lengths = torch.tensor([len(end) for _, end in pairs], device=device)
