@@ -13,7 +13,8 @@ import numpy as np
 
 from dopr.core.statistics import ratios
 
-COSTS = {"rollouts": "rollouts_total", "tokens": "generated_tokens_total", "seconds": "wall_s"}
+# Tokens are generated ones and those read to choose by.
+COSTS = {"rollouts": "rollouts_total", "tokens": "tokens_total", "seconds": "wall_s"}
 OURS = "dopr"
 REFERENCE = "uniform-tuned"
 

@@ -17,7 +17,10 @@ from typing import Any
 import numpy as np
 from picture import COLOURS, pyplot, save
 
-KEYS = ("step", "rollouts_total", "generated_tokens_total", "wall_s", "avg@k", "pass@k")
+KEYS = (
+    *("step", "rollouts_total", "generated_tokens_total", "tokens_total"),
+    *("wall_s", "avg@k", "pass@k"),
+)
 
 
 def read_curves(run_dir: Path) -> dict[str, dict[str, list[dict[str, Any]]]]:

@@ -251,6 +251,24 @@ def demo_lm(folder: str) -> str:
 
 
 @block
+def answer_likelihood() -> str:
+    """What likelihoods of reference answers tell, by model."""
+    files = sorted((RESULTS / "answer-likelihood").glob("*.json"))
+    found = [json.loads(file.read_text()) for file in files]
+    heads = ["", *(f"{one['model']}, `{one['dataset'].split('/', 1)[-1]}`" for one in found)]
+    parts = {
+        "correlation": "correlation with the success rate",
+        "informative": "informative groups of four",
+    }
+    rows = [
+        [f"{text}: {name}", *(f"{one[part][name]:.2f}" for one in found)]
+        for part, text in parts.items()
+        for name in found[0][part]
+    ]
+    return table(heads, rows)
+
+
+@block
 def objectives(folder: str) -> str:
     """Objectives: rate, rollouts, final accuracy and its difference to the first one's."""
     found = data(f"{folder}/comparison.json")

@@ -188,6 +188,8 @@ def test_answers_that_nobody_can_read_are_refused() -> None:
         DoPR(answers=True, prior="pool")
     with pytest.raises(UserError, match="reread"):
         DoPR(answers=True, reread=0)
+    with pytest.raises(UserError, match="answers"):
+        DoPR(reread=4)
     assert DoPR().measures == frozenset()
 
 

@@ -23,7 +23,7 @@ def evals(*scores: float, every: int = 100) -> list[dict[str, Any]]:
         {
             "step": i,
             "rollouts_total": i * every,
-            "generated_tokens_total": i * every * 10,
+            "tokens_total": i * every * 10,
             "wall_s": float(i),
             "avg@k": score,
             "k": 1,

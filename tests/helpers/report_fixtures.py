@@ -95,6 +95,7 @@ def _evaluation(step: int, rollouts: int, accuracy: float) -> dict[str, Any]:
         "step": step,
         "rollouts_total": rollouts,
         "generated_tokens_total": rollouts * 37,
+        "tokens_total": rollouts * 37,
         "wall_s": rollouts * 0.011 + step * 0.05,
         "avg@k": accuracy,
         "avg@k_low": accuracy - 0.03,

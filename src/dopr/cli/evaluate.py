@@ -126,7 +126,8 @@ def run(arguments: argparse.Namespace, overrides: list[str]) -> int:
 
 def _print_all(found: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     if arguments.json:
-        totals = {"step": 0, "rollouts_total": 0, "generated_tokens_total": 0, "wall_s": 0.0}
+        spent = ("step", "rollouts_total", "generated_tokens_total", "tokens_total")
+        totals = dict.fromkeys(spent, 0) | {"wall_s": 0.0}
         lines = [totals | summary for summary in found]
         print(json.dumps(lines if len(lines) > 1 else lines[0], indent=2))
     elif len(found) > 1:

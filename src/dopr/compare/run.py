@@ -150,10 +150,12 @@ def run_training(
 def _as_finished(name: str, seed: int, done: TrainResult) -> FinishedRun:
     totals = {
         "rollouts": float(done.rollouts),
-        "tokens": float(done.generated_tokens),
+        "tokens": float(done.generated_tokens + done.measured_tokens),
         "wall_s": done.training_seconds,
     }
-    return FinishedRun(name, seed, done.evals, totals)
+    # Runs from before evaluations told of both had the generated ones alone.
+    evals = [{"tokens_total": row.get("generated_tokens_total")} | row for row in done.evals]
+    return FinishedRun(name, seed, evals, totals)
 
 
 def _pool(comparison: Comparison, quiet: bool) -> dict[str, Any] | None:

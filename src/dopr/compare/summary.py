@@ -12,7 +12,7 @@ from dopr.core.statistics import median_with_interval, paired_difference, ratios
 # Name in comparison.json -> field of eval.jsonl.
 COSTS = {
     "rollouts": "rollouts_total",
-    "tokens": "generated_tokens_total",
+    "tokens": "tokens_total",
     "wall_s": "wall_s",
 }
 

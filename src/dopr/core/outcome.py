@@ -14,7 +14,7 @@ class Spent:
     rollouts: int = 0  # those of a pre-run that the strategy rests on included
     generated_tokens: int = 0
     kept: int = 0
-    measured_tokens: int = 0  # prompt tokens read to answer a `Measure`
+    measured_tokens: int = 0  # tokens read to answer a `Measure`
     groups: int = 0
     informative_groups: int = 0
     empty_steps: int = 0  # steps whose kept groups had no reward variance at all
@@ -24,6 +24,11 @@ class Spent:
     surplus_rollouts: int = 0  # of `rollouts`, those that came when nobody waited for them any more
     plain_steps: int = 0  # steps in flight that the strategy could not go on with after a restart
     dropped_steps: int = 0  # steps in flight that were given up as a whole
+
+    @property
+    def tokens(self) -> int:
+        """Generated, and read to choose by."""
+        return self.generated_tokens + self.measured_tokens
 
 
 @dataclass

@@ -121,7 +121,8 @@ def _forward(
     given: dict[str, Any] = {"use_cache": False}
     mask = (places >= padding[:, None]).long()
     if shared:
-        start = model(input_ids=torch.tensor([shared], device=device), use_cache=True)
+        first = torch.tensor([shared], device=device)
+        start = model(input_ids=first, use_cache=True, logits_to_keep=1)
         start.past_key_values.batch_repeat_interleave(count)
         given = {"past_key_values": start.past_key_values, "use_cache": True}
         mask = torch.cat([mask.new_ones(count, len(shared)), mask], dim=1)
@@ -129,7 +130,8 @@ def _forward(
     tokens = torch.tensor(ids, device=device)
     given["position_ids"] = len(shared) + (places - padding[:, None]).clamp(min=0)
     given["logits_to_keep"] = tail
-    known = inspect.signature(type(base_model(model)).forward).parameters
+    whole = base_model(getattr(model, "_orig_mod", model))
+    known = inspect.signature(type(whole).forward).parameters
     given = {name: value for name, value in given.items() if name in known}
     logits = model(input_ids=tokens, attention_mask=mask, **given).logits[:, -tail:-1]
     picked = torch.log_softmax(logits.float(), dim=-1)

@@ -17,7 +17,7 @@ from dopr.report.data import Record, Run, Source, number, section
 Points = list[tuple[float, float]]
 COST_AXES = {
     "rollouts": ("rollouts_total", "Rollouts"),
-    "tokens": ("generated_tokens_total", "Generated tokens"),
+    "tokens": ("tokens_total", "Tokens, generated or read to choose"),
     "wall_s": ("wall_s", "Training seconds"),
 }
 EVAL_METRICS = ("avg@k", "pass@k")

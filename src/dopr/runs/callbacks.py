@@ -177,6 +177,7 @@ class RunCallback(TrainerCallback):
             "step": step,
             "rollouts_total": spent.rollouts,
             "generated_tokens_total": spent.generated_tokens,
+            "tokens_total": spent.tokens,
             "wall_s": self._trainer.training_seconds,
             **self._evaluate(),
         }

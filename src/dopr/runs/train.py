@@ -53,6 +53,7 @@ class TrainResult:
     Attributes:
         run_dir: where its files are.
         steps, rollouts, generated_tokens: totals.
+        measured_tokens: read to choose by.
         training_seconds: evaluation and saving left out.
         informative_groups, groups: how many groups had reward variance, of how many.
         finished: the budget is spent, or evaluations had stopped getting better; False when it was
@@ -68,6 +69,7 @@ class TrainResult:
     rollouts: int
     generated_tokens: int
     training_seconds: float
+    measured_tokens: int = 0
     informative_groups: int = 0
     groups: int = 0
     finished: bool = True
@@ -170,6 +172,7 @@ def finished_result(settings: TrainSettings) -> TrainResult | None:
     known = {
         key: done[key] for key in ("steps", "rollouts", "generated_tokens", "training_seconds")
     }
+    known["measured_tokens"] = done.get("measured_tokens", 0)
     evals = read_lines(run_dir / "eval.jsonl")
     return TrainResult(run_dir, **known, stopped_early=stopped, diverged=diverged, evals=evals)
 
@@ -357,6 +360,7 @@ def _result(run_dir: Path, trainer: DoPRTrainer, resumed_from: int | None) -> Tr
         rollouts=spent.rollouts,
         generated_tokens=spent.generated_tokens,
         training_seconds=trainer.training_seconds,
+        measured_tokens=spent.measured_tokens,
         informative_groups=spent.informative_groups,
         groups=spent.groups,
         resumed_from=resumed_from,

@@ -73,6 +73,7 @@ class ReferenceAnswers(Strategy):
 
     def __post_init__(self) -> None:
         require(self.reread >= 1, f"reread is {self.reread}; it must be at least 1")
+        require(self.answers or self.reread == 1, "reread is of reference answers; set answers too")
         if self.answers:
             self.measures = self.measures | {"answer_likelihood"}
 
