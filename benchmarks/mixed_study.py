@@ -45,7 +45,7 @@ def read_runs(folder: Path) -> Runs:
     for name, seed, run in finished(folder):
         found.setdefault(name, {})[seed] = {
             "evals": [
-                {field: row[field] for field in COSTS.values()}
+                {field: row[field] for field in (*COSTS.values(), "generated_tokens_total")}
                 | {"avg@k": row["avg@k"]}
                 | {"kinds": {name: one["avg@k"] for name, one in row.get("sets", {}).items()}}
                 for row in lines(run / "eval.jsonl")

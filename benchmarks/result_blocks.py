@@ -231,31 +231,11 @@ def _delayed(name: str, found: dict[str, Any], curves: dict[str, Any]) -> str:
 
 
 @block
-def demo_lm(folder: str) -> str:
-    """The pretrained demo: what each seed needed, and where both ended."""
-    found = data(f"{folder}/comparison.json")
-    start = data(f"{folder}/curves.json")["dopr"]["0"][0]["avg@k"]
-    rows = [
-        [
-            f"`{name}`",
-            ", ".join(
-                "not reached" if cost is None else f"{cost:,.0f}"
-                for cost in entry["rollouts_to_target"]["per_seed"]
-            ),
-            spread(entry["final"], ".3f"),
-        ]
-        for name, entry in found["strategies"].items()
-    ]
-    target = f"rollouts to {found['target']['value']:.3f}, by seed"
-    return table([f"from {start:.3f}", target, "final, mean of the last two"], rows)
-
-
-@block
 def answer_likelihood() -> str:
     """What likelihoods of reference answers tell, by model."""
     files = sorted((RESULTS / "answer-likelihood").glob("*.json"))
     found = [json.loads(file.read_text()) for file in files]
-    heads = ["", *(f"{one['model']}, `{one['dataset'].split('/', 1)[-1]}`" for one in found)]
+    heads = ["", *(f"{one['model']}, `{one['dataset'].split(':')[-1]}`" for one in found)]
     parts = {
         "correlation": "correlation with the success rate",
         "informative": "informative groups of four",

@@ -193,6 +193,32 @@ def repeated_questions(results: Path) -> Any:
 
 
 @derived
+def answers(results: Path) -> Any:
+    """Reading answers on SmolLM2: informative groups, tokens read a step, and what a run took."""
+    runs = read(results / "smollm2" / "answers" / "runs.json")
+    ends = {name: [run["evals"][-1] for run in seeds.values()] for name, seeds in runs.items()}
+    steps = ends["dopr"][0]["rollouts_total"] / 16
+    seconds = {
+        name: float(np.median([row["wall_s"] for row in rows])) for name, rows in ends.items()
+    }
+    found = [row["tokens_total"] - row["generated_tokens_total"] for row in ends["dopr"]]
+    generated = [row["generated_tokens_total"] for row in ends["dopr"]]
+    return {
+        "informative": {
+            name: float(np.median([run["informative"] for run in seeds.values()]))
+            for name, seeds in runs.items()
+        },
+        "read_a_step": float(np.mean(found)) / steps,
+        "read_of_generated": float(np.mean(found) / np.mean(generated)),
+        "tokens": float(
+            np.mean([row["tokens_total"] for row in ends["dopr"]])
+            / np.mean([row["tokens_total"] for row in ends["uniform-tuned"]])
+        ),
+        "longer": seconds["dopr"] / seconds["uniform-tuned"] - 1,
+    }
+
+
+@derived
 def gpu(results: Path) -> Any:
     """The larger step on a GPU: `dopr` over plain TRL."""
     found = read(results / "gpu.json")["parts"]["steps, small, bfloat16 beside float32"]

@@ -26,23 +26,24 @@ def read(model: Any, **options: Any) -> tuple[np.ndarray, int]:
     return read_prompts(model, make_tokenizer(), TEXTS, "embedding", 2, **options)
 
 
+@pytest.mark.parametrize("layers", [0, 1])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_first_layers_alone_are_a_shorter_model(family: str) -> None:
+def test_first_layers_alone_are_a_shorter_model(family: str, layers: int) -> None:
     torch.manual_seed(0)
     whole = AutoModelForCausalLM.from_config(FAMILIES[family]).eval()
     config = FAMILIES[family].__class__(**FAMILIES[family].to_dict())
-    config.num_hidden_layers = 1
+    config.num_hidden_layers = layers
     if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[:1]
+        config.layer_types = config.layer_types[:layers]
     short = AutoModelForCausalLM.from_config(config).eval()
     short.load_state_dict(whole.state_dict(), strict=False)
     before = read(whole)[0]
-    values, tokens = read(whole, layers=1)
+    values, tokens = read(whole, layers=layers)
     np.testing.assert_allclose(values, read(short)[0], rtol=1e-5, atol=1e-6)
     assert not np.allclose(values, before, atol=1e-3)
     np.testing.assert_array_equal(read(whole)[0], before)  # the model is whole again
-    # A third of the layers: a third of the tokens, rounded up.
-    assert tokens == -(-read(whole)[1] // 3)
+    # A third of the layers: a third of the tokens, rounded up; no layer: none.
+    assert tokens == -(-layers * read(whole)[1] // 3)
 
 
 def test_all_layers_give_the_mean_last_state() -> None:
@@ -74,7 +75,7 @@ def test_a_strategy_says_how_many_layers_it_wants() -> None:
         return measure(wanted, model, make_tokenizer(), pool, [], [], Sampling())[0]
 
     prompts = [pool[i]["prompt"] for i in (0, 2)]
-    for layers in (None, 1):
+    for layers in (None, 1, 0):
         expected = read_prompts(model, make_tokenizer(), prompts, "embedding", 2, layers=layers)[0]
         np.testing.assert_allclose(asked(layers), expected, rtol=1e-5, atol=1e-6)
     assert not np.allclose(asked(1), asked(None), atol=1e-3)

@@ -23,7 +23,13 @@ import rivals_study
 def run(*accuracy: float, informative: float = 0.5) -> dict[str, Any]:
     """Evaluated every 100 rollouts, 1,000 tokens and 10 seconds."""
     rows = [
-        {"rollouts_total": 100 * i, "tokens_total": 1000 * i, "wall_s": 10.0 * i} | {"avg@k": value}
+        {
+            "rollouts_total": 100 * i,
+            "generated_tokens_total": 900 * i,
+            "tokens_total": 1000 * i,
+            "wall_s": 10.0 * i,
+        }
+        | {"avg@k": value}
         for i, value in enumerate(accuracy)
     ]
     return {"evals": rows, "informative": informative}

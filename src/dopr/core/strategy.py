@@ -58,7 +58,8 @@ class Measure:
             where there is none; `success_rate`, the mean reward of `samples` rollouts that nobody
             pays for, shape (k,): only an oracle's.
         samples: rollouts a prompt behind a success rate.
-        layers: layers of the policy that an embedding goes through, at most; None takes all.
+        layers: layers of the policy that an embedding goes through, at most; None takes all, 0 is
+            the mean of the tokens' embeddings, a table look-up.
     """
 
     prompt_ids: tuple[int, ...]

@@ -37,7 +37,7 @@ def read_prompts(
         batch_size: prompts in a forward pass.
         template_options: as for `dopr.policy.prompts.prompt_texts`.
         layers: of the model that an embedding goes through; None, or more than there are, takes
-            all.
+            all, 0 is the mean of the tokens' embeddings.
 
     Returns:
         The values, in the order of the prompts, and the number of prompt tokens read; where an

@@ -16,8 +16,8 @@ from dopr.strategies.parts.gaussian_process import squared_distances
 
 Array = NDArray[np.float64]
 
-# What the likelihood itself is worth as a forecast, in rollouts. Of 1, 2, 4, ... 32 this foretold
-# groups of four of SmolLM2-135M best (240 prompts, docs/real-model.md).
+# What the likelihood itself is worth as a forecast, in rollouts: of 1, 2, 4, ... 32 this and 4
+# foretold groups of four of SmolLM2-135M best (docs/results/answer-likelihood).
 ANSWER_WORTH = 8.0
 _SCALE = 0.15  # length of likeness, of the two numbers in [0, 1] that an answer is known by
 _RANKS, _HIGH = 16, (0.2, 0.4, 0.6, 0.8, 1.0)  # landmarks: among the first answers, and above
