@@ -6,10 +6,10 @@
 
 Prompts are drawn from a pool, answered at temperature 1, and their reference answers are read.
 Told are the correlation of likelihood and success rate, beside that of the rates of one half of the
-answers with those of the other, which no forecast can pass by much; the share of groups of four
-that carry a signal, among all prompts and among the sixteenth that a forecast ranks first by
-p (1 - p); and the log-likelihood of groups of four under the likelihood as a Beta distribution
-worth so many rollouts. Writes docs/results/answer-likelihood/NAME.json.
+answers with those of the other (a perfect forecast would correlate more with the rates of all); the
+share of groups of four that carry a signal, among all prompts and among the sixteenth that a
+forecast ranks first by p (1 - p); and the log-likelihood of groups of four under the likelihood as
+a Beta distribution worth so many rollouts. Writes docs/results/answer-likelihood/NAME.json.
 """
 
 import argparse

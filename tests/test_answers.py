@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, BloomConfig, GPT2Config, LlamaConfig, Qwen3Config
 
 from dopr import DoPRConfig, DoPRTrainer
@@ -14,7 +16,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.strategy import Measure
 from dopr.core.stream import PromptStream
 from dopr.engines.trl.setup import measurable
-from dopr.policy.answers import LONGEST, read_answers
+from dopr.policy.answers import LONGEST, _fitting, read_answers
 from dopr.policy.measuring import measure
 from dopr.policy.sampling import Sampling
 from dopr.strategies import DoPR, Group, Request
@@ -67,11 +69,55 @@ def test_a_likelihood_is_that_of_the_answer_after_the_prompt(family: str, size: 
 
 
 def test_only_a_text_or_a_number_is_an_answer() -> None:
-    answers = [3, "", None, ["3"], True, "  ", "7"]
+    answers = [3, "", None, ["3"], True, float("nan"), "7"]
     prompts = ["1+2="] * 6 + ["3+4="]
     found, _ = read_answers(make_model(), make_tokenizer(), prompts, answers, 8)
     assert np.isfinite(found).tolist() == [True, False, False, False, False, False, True]
     assert read_answers(make_model(), make_tokenizer(), ["1="], [None], 8)[1] == 0
+    # A column with gaps holds whole numbers as 3.0.
+    gaps, whole = (
+        read_answers(make_model(), make_tokenizer(), ["1+2="], [answer], 8)[0]
+        for answer in (3.0, "3")
+    )
+    assert gaps == whole
+
+
+def test_a_likelihood_is_at_the_temperature_of_the_rollouts() -> None:
+    model = make_model().eval()
+    found, _ = read_answers(model, make_tokenizer(), ["1+2="], ["3"], 8, temperature=0.5)
+    ids = torch.tensor([make_tokenizer()("1+2= 3")["input_ids"]])
+    with torch.no_grad():
+        logps = (model(input_ids=ids).logits[0] / 0.5).log_softmax(-1)
+    expected = sum(logps[place - 1, ids[0, place]].item() for place in (4, 5))
+    assert found[0] == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_answer_is_read_no_further_than_a_completion_may_go() -> None:
+    config = GPT2Config(vocab_size=64, n_embd=16, n_head=2, n_layer=1, n_positions=16)
+    model = AutoModelForCausalLM.from_config(config)
+    pool = Dataset.from_list([{"prompt": "1+2+3+4=", "answer": "1234567890123"}])
+    asked = Measure((0,), "answer_likelihood")
+    found, tokens = measure(asked, model, make_tokenizer(), pool, [], [], Sampling(8))
+    assert np.isfinite(found).all() and tokens == 8 + 8
+
+
+def test_an_answer_has_the_tokens_that_follow_the_prompt() -> None:
+    # A tokenizer that puts a mark before every text it is given.
+    plain = make_tokenizer()
+    marked = make_tokenizer()
+    marked.backend_tokenizer.normalizer = normalizers.Prepend("?")
+    model = make_model()
+    found, _ = read_answers(model, marked, ["1+2="], ["3"], 8)
+    expected, _ = read_answers(model, plain, ["?1+2="], ["3"], 8)
+    assert found == pytest.approx(expected)
+
+
+def test_a_pass_is_bounded_by_vocabulary_and_length() -> None:
+    model = make_model(vocabulary=2**16)
+    rows = [(0, [1] * 100, [1] * 15)]
+    assert _fitting(rows, 500, model) == 2**27 // 2**16 // 16
+    assert _fitting([(0, [1] * 2**14, [1])], 500, make_model()) == 2
+    assert _fitting(rows, 4, model) == 4
 
 
 def test_a_chat_is_answered_without_a_space_and_a_long_answer_is_cut() -> None:
@@ -94,6 +140,8 @@ def test_the_trainer_can_be_asked_where_rows_have_answers() -> None:
     np.testing.assert_allclose(found, one_by_one(make_model(), texts, ends), rtol=1e-4)
     assert tokens > 0
     assert "answer_likelihood" not in measurable(pool.remove_columns("answer"), [len], [], False)
+    late = pool.remove_columns("answer").add_column("answer", [None] * 5 + ["7"])
+    assert "answer_likelihood" in measurable(late, [len], [], False)
     tests = pool.remove_columns("answer").add_column("answer", [["assert f() == 1"]] * 6)
     assert "answer_likelihood" not in measurable(tests, [len], [], False)
 
@@ -191,6 +239,37 @@ def test_answers_that_nobody_can_read_are_refused() -> None:
     with pytest.raises(UserError, match="answers"):
         DoPR(reread=4)
     assert DoPR().measures == frozenset()
+
+
+def test_a_pool_without_answers_is_refused_by_name(tmp_path: Any) -> None:
+    with pytest.raises(UserError, match="column 'answer'"):
+        DoPRTrainer(
+            make_model(),
+            reward_funcs=lambda completions, **_: [0.0] * len(completions),
+            args=DoPRConfig(
+                output_dir=str(tmp_path),
+                bf16=False,
+                report_to="none",
+                strategy_args={"answers": True},
+            ),
+            train_dataset=make_dataset(12).remove_columns("answer"),
+            processing_class=make_tokenizer(),
+        )
+
+
+def test_the_first_answer_may_come_while_a_step_is_in_flight() -> None:
+    strategy = DoPR(answers=True, num_generations=4, candidates=8)
+    driver = Driver(
+        strategy,
+        PromptStream(64, shuffle=False),
+        can_measure=frozenset({"answer_likelihood"}),
+        feedback_delay=1,
+    )
+    said = np.where(np.arange(64) < 8, np.nan, np.log(0.5))
+    roll_out = bernoulli_pool(np.full(64, 0.5))
+    for _ in range(6):
+        driver.step(roll_out, lambda asked: (said[list(asked.prompt_ids)], 1))
+    assert strategy._answer_sums.any()
 
 
 def test_a_wider_range_of_rewards_forgets_what_answers_told() -> None:

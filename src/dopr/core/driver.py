@@ -124,7 +124,7 @@ class Driver(StepRunner):
 
         Args:
             rollout: turns requests into finished groups, in the same order.
-            measure: answers a `Measure` with one value per prompt, and says how many prompt tokens
+            measure: answers a `Measure` with one value per prompt, and says how many tokens
                 it read for that.
         """
         while len(self._flights) <= self.feedback_delay:

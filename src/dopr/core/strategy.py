@@ -54,9 +54,9 @@ class Measure:
         prompt_ids: rows of the pool.
         quantity: `perplexity`, of the prompt under the policy, shape (k,); `embedding`, the mean of
             the policy's last hidden states over the prompt, shape (k, width); `answer_likelihood`,
-            the log-likelihood in nats of the reference answer as the completion, shape (k,), NaN
-            where there is none; `success_rate`, the mean reward of `samples` rollouts that nobody
-            pays for, shape (k,): only an oracle's.
+            the log-likelihood in nats that a completion begins with the reference answer, shape
+            (k,), NaN where there is none; `success_rate`, the mean reward of `samples` rollouts
+            that nobody pays for, shape (k,): only an oracle's.
         samples: rollouts a prompt behind a success rate.
         layers: layers of the policy that an embedding goes through, at most; None takes all, 0 is
             the mean of the tokens' embeddings, a table look-up.
@@ -265,7 +265,7 @@ class Strategy(ABC):
     source: ClassVar[str] = "own"
     mark: ClassVar[str] = "I"
     pays: ClassVar[Literal["pre", "post"]] = "pre"
-    measures = frozenset[str]()  # a class's, or with some options an object's own
+    measures = frozenset[str]()  # of the class; some options set it for one object
     may_measure: ClassVar[frozenset[str]] = frozenset()
     usual_prompts: ClassVar[int] = 8
     fills_batch: ClassVar[bool] = False

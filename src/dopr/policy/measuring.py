@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.nn import ModuleList
 
 from dopr.core.strategy import Measure
-from dopr.policy.answers import read_answers
+from dopr.policy.answers import LONGEST, read_answers
 from dopr.policy.prompts import TemplateOptions, prompt_token_ids
 from dopr.policy.sampling import Sampling, sample_rewards
 
@@ -40,7 +40,7 @@ def read_prompts(
             all, 0 is the mean of the tokens' embeddings.
 
     Returns:
-        The values, in the order of the prompts, and the number of prompt tokens read; where an
+        The values, in the order of the prompts, and the number of tokens read; where an
         embedding goes through a part of the layers, that part of the tokens, rounded up.
     """
     encoded = prompt_token_ids(tokenizer, prompts, template_options)
@@ -117,7 +117,7 @@ def measure(
     weights: Sequence[float],
     sampling: Sampling,
 ) -> tuple[NDArray[np.float64], int]:
-    """The measured values, one row a prompt, and the prompt tokens read for them."""
+    """The measured values, one row a prompt, and the tokens read for them."""
     rows = pool.select(list(asked.prompt_ids))
     if asked.quantity == "success_rate":
         rewards, _ = sample_rewards(
@@ -132,6 +132,8 @@ def measure(
             list(rows["answer"]),
             sampling.batch_size,
             sampling.template_options,
+            temperature=sampling.temperature,
+            longest=min(LONGEST, sampling.max_new_tokens),
         )
     return read_prompts(
         model,

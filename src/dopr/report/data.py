@@ -157,6 +157,11 @@ def find_key(config: Any, *names: str) -> Any:
     return None
 
 
+def _with_tokens(row: Record) -> Record:
+    """Evaluations from before both were counted tell of generated tokens alone."""
+    return {"tokens_total": row.get("generated_tokens_total")} | row
+
+
 def _read_run(path: Path, strategy: str, seed: str, notes: list[str]) -> Run:
     """One run directory. Empty `strategy` or `seed` are looked up in its configuration."""
     own: list[str] = []
@@ -175,7 +180,7 @@ def _read_run(path: Path, strategy: str, seed: str, notes: list[str]) -> Run:
         completions=path / "completions",
         config=config,
         metrics=read_steps(path / "metrics.jsonl", own),
-        evals=read_steps(path / "eval.jsonl", own),
+        evals=[_with_tokens(row) for row in read_steps(path / "eval.jsonl", own)],
         ledger=_read_ledger(path / "ledger.parquet", own),
     )
     run.alarms = _alarms(path / WARNINGS_FILE, run)

@@ -134,7 +134,8 @@ class TrainSettings(MethodSettings, TaskSettings):
         seed: of the weights that are new, the order of prompts and the sampling.
         steps: stop after so many optimiser steps.
         max_rollouts: stop when so many training rollouts are spent.
-        max_tokens: stop when so many tokens are generated in training.
+        max_tokens: stop when so many tokens are generated in training; those read to choose by do
+            not count here.
         max_seconds: stop after so many seconds of training, evaluation and saving left out.
         num_generations: rollouts of a prompt in a step.
         batch_size: rollouts in a forward pass of the update, per device; null fits the strategy.

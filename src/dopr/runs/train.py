@@ -188,6 +188,7 @@ def end_diverged(settings: TrainSettings) -> TrainResult:
         rollouts=last.get("rollouts_total", 0),
         generated_tokens=last.get("generated_tokens_total", 0),
         training_seconds=last.get("wall_s", 0.0),
+        measured_tokens=last.get("tokens_total", 0) - last.get("generated_tokens_total", 0),
         diverged=True,
         evals=evals,
     )

@@ -24,7 +24,7 @@ from dopr.policy.measuring import QUANTITIES
 from dopr.strategies import Strategy, make_strategy
 
 ROW = "dopr_row"  # column with a prompt's row, where the loader's order is used
-_ROWS_LOOKED_AT = 16
+_ROWS_LOOKED_AT = 256
 
 
 def check_engine(use_vllm: bool) -> None:
@@ -151,10 +151,11 @@ def measurable(
 
 
 def _has_answers(pool: Dataset) -> bool:
-    """Whether the first rows have a reference answer that is a text or a number."""
+    """Whether rows from all over the pool have a reference answer: a text or a number."""
     if "answer" not in pool.column_names:
         return False
-    return any(map(is_answer, pool[:_ROWS_LOOKED_AT]["answer"]))
+    spaced = np.linspace(0, len(pool) - 1, min(len(pool), _ROWS_LOOKED_AT)).astype(int)
+    return any(map(is_answer, pool.select(spaced.tolist())["answer"]))
 
 
 def make_driver(
@@ -189,6 +190,11 @@ def make_driver(
             raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
         options = {"num_generations": args.num_generations} | (options or {})
         strategy = make_strategy(strategy or settings.strategy, **options)
+    if "answer_likelihood" in strategy.measures - can_measure and "prompt" in pool.column_names:
+        raise UserError(
+            "reference answers are to be read, and no row looked at has a text or a number in the "
+            "column 'answer'; add the column, or leave the strategy's option `answers` out"
+        )
     stream = prompt_stream(pool, args)
     if not from_stream and strategy.fills_batch and leaves_prompts_open(strategy):
         # Without options uniform choice is plain GRPO: the trainer's batch and its order.

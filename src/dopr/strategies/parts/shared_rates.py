@@ -327,7 +327,8 @@ class SharedRates(PromptFeatures, ReferenceAnswers):
         if inputs is not None:
             for sums, rows in zip(self._regressions, (np.ones_like(new), new), strict=True):
                 observe(sums, inputs[positions[rows]], rates[rows], sampling[rows] + 1e-6)
-        if answer_inputs is not None:
+        # A step in flight may have begun before the first answer was read.
+        if answer_inputs is not None and answer_inputs.shape[1] == len(self._answer_sums):
             observe(self._answer_sums, answer_inputs[positions], rates, sampling + 1e-6)
         return expected
 
