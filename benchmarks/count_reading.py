@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from transformers import AutoConfig
 
 from dopr.policy.models import load_model
 from dopr.policy.prompts import prompt_lengths
@@ -31,8 +30,7 @@ def pool_of(base: dict[str, Any], model_name: str) -> tuple[int, int, int]:
     chat = bool(base.get("chat", TrainSettings().chat))
     rows = load_task(base["dataset"], split="train", chat=chat)
     model, tokenizer = load_model(model_name)
-    config = AutoConfig.for_model(**model.config.to_dict())
-    return len(rows), int(prompt_lengths(rows, tokenizer).sum()), config.num_hidden_layers
+    return len(rows), int(prompt_lengths(rows, tokenizer).sum()), model.config.num_hidden_layers
 
 
 def settings_of(folder: Path, config: dict[str, Any], name: str) -> dict[str, Any]:

@@ -73,12 +73,9 @@ class Forecasts:
             self.alpha[:, positions],
             self.beta[:, positions],
             self.weights[:, positions],
-            *(None if rows is None else rows[positions] for rows in self._regressed),
+            None if self.inputs is None else self.inputs[positions],
+            None if self.answer_inputs is None else self.answer_inputs[positions],
         )
-
-    @property
-    def _regressed(self) -> tuple[Array | None, Array | None]:
-        return self.inputs, self.answer_inputs
 
 
 @dataclass
