@@ -22,13 +22,13 @@ def test_joined_groups_keep_all_that_was_said_of_their_rollouts() -> None:
         step=4,
         entropy=1.0,
         entropies=np.array([0.5, 1.5]),
-        answers=("a", "b"),
+        final_answers=("a", "b"),
         handle=("x",),
         kept=np.array([1]),
         baseline=0.5,
         weights=np.array([2.0, 3.0]),
     )
-    second = group([1, 1, 0], step=6, entropy=2.0, answers=("b", "b", "c"), handle=("y",))
+    second = group([1, 1, 0], step=6, entropy=2.0, final_answers=("b", "b", "c"), handle=("y",))
     joined = first.join(group([1, 1, 0], **(_said(second) | {"baseline": 0.5})))
     assert joined.rewards.tolist() == [0, 1, 1, 1, 0] and joined.tokens.tolist() == [10] * 5
     assert joined.step == 4 and joined.handle == ("x", "y") and joined.baseline == 0.5
@@ -37,7 +37,7 @@ def test_joined_groups_keep_all_that_was_said_of_their_rollouts() -> None:
     assert joined.entropies[:2].tolist() == [0.5, 1.5] and np.isnan(joined.entropies[2:]).all()
     assert joined.weights.tolist() == [2.0, 3.0, 1.0, 1.0, 1.0]
     assert joined.kept.tolist() == [1, 2, 3, 4]
-    assert joined.answers == ("a", "b", "b", "b", "c")
+    assert joined.final_answers == ("a", "b", "b", "b", "c")
     assert joined.disagreement == pytest.approx(1 - 3 / 10)  # of ten pairs three agree
 
 
@@ -48,7 +48,7 @@ def _said(of: Group) -> dict[str, Any]:
 
 def test_plain_groups_join_to_a_plain_one() -> None:
     joined = group([0]).join(group([1]))
-    assert joined.kept is joined.weights is joined.entropies is joined.answers is None
+    assert joined.kept is joined.weights is joined.entropies is joined.final_answers is None
     assert joined.baseline is None and np.isnan(joined.entropy) and np.isnan(joined.disagreement)
 
 
@@ -82,7 +82,7 @@ def test_what_is_expected_leaves_the_rest_of_a_group_as_it_is() -> None:
         "step": 7,
         "entropy": 0.5,
         "entropies": np.array([0.4, 0.6]),
-        "answers": ("1", "2"),
+        "final_answers": ("1", "2"),
         "handle": ("a",),
         "kept": np.array([1]),
         "baseline": 0.25,

@@ -368,7 +368,7 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any]) -> None
 def test_disagreement_counts_pairs_of_different_answers() -> None:
     # Of 6 pairs of A A B C one agrees.
     def disagreement(*answers: str) -> float:
-        return replace(group(0, [0.0] * len(answers)), answers=answers).disagreement
+        return replace(group(0, [0.0] * len(answers)), final_answers=answers).disagreement
 
     assert disagreement("A", "A", "B", "C") == pytest.approx(5 / 6)
     assert disagreement("A", "A", "A", "A") == 0.0 and disagreement("A") == 0.0

@@ -135,7 +135,7 @@ def test_a_schedule_over_rollouts_ends_with_the_budget(tmp_path: Path) -> None:
 class Comparing(Strategy):
     """Trains on groups whose answers it has compared."""
 
-    reads_answers = True
+    reads_final_answers = True
     _seen: list[float] = field(default_factory=list, init=False)
 
     def step(self, prompts: Any, ledger: Any) -> StepPlan:

@@ -80,8 +80,8 @@ class Group:
         entropy: mean token entropy in nats, NaN where nobody measured it.
         entropies: shape (n,), mean token entropy of each rollout; None unless the strategy
             `reads_entropies`.
-        answers: the final answer of each rollout, n of them; None unless the strategy
-            `reads_answers`.
+        final_answers: the final answer of each rollout, n of them; None unless the strategy
+            `reads_final_answers`.
         handle: the driver's own references to the rollouts, a tuple; joined groups have several.
         kept: indices of the rollouts to train on, or None for all of them.
         baseline: what to subtract from the rewards instead of the group's own mean.
@@ -99,7 +99,7 @@ class Group:
     step: int = 0
     entropy: float = float("nan")
     entropies: NDArray[np.float64] | None = None
-    answers: Sequence[str] | None = None
+    final_answers: Sequence[str] | None = None
     handle: tuple[Any, ...] = ()
     kept: NDArray[np.int64] | None = None
     baseline: float | None = None
@@ -141,10 +141,10 @@ class Group:
     @property
     def disagreement(self) -> float:
         """Chance that two of the rollouts give different answers; NaN where nobody read them."""
-        if self.answers is None:
+        if self.final_answers is None:
             return math.nan
-        n = len(self.answers)
-        same = sum(count * (count - 1) for count in Counter(self.answers).values())
+        n = len(self.final_answers)
+        same = sum(count * (count - 1) for count in Counter(self.final_answers).values())
         return 1.0 - same / (n * (n - 1)) if n > 1 else 0.0
 
     def keep(self, indices: NDArray[np.int64]) -> "Group":
@@ -184,15 +184,15 @@ class Group:
                     "group"
                 )
         both = (self, other)
-        kept = weights = entropies = answers = None
+        kept = weights = entropies = final_answers = None
         if self.kept is not None or other.kept is not None:
             kept = np.concatenate([_kept(self), _kept(other) + self.num_rollouts])
         if self.weights is not None or other.weights is not None:
             weights = np.concatenate([_or_fill(g.weights, 1.0, g) for g in both])
         if self.entropies is not None or other.entropies is not None:
             entropies = np.concatenate([_or_fill(g.entropies, math.nan, g) for g in both])
-        if self.answers is not None and other.answers is not None:
-            answers = (*self.answers, *other.answers)
+        if self.final_answers is not None and other.final_answers is not None:
+            final_answers = (*self.final_answers, *other.final_answers)
         return Group(
             self.prompt_id,
             np.concatenate([self.rewards, other.rewards]),
@@ -200,7 +200,7 @@ class Group:
             min(self.step, other.step),
             _mean_entropy(both),
             entropies,
-            answers,
+            final_answers,
             self.handle + other.handle,
             kept,
             self.baseline,
@@ -248,9 +248,9 @@ class Strategy(ABC):
       table of `dopr strategies`;
     - `measures` lists the quantities of `Measure` that it needs, `may_measure` those that it does
       better with where the driver can answer;
-    - `replays` says that groups of earlier steps may be returned, `reads_answers` that it needs
-      the rollouts' answers, `reads_entropies` that it needs each rollout's mean token entropy
-      (which costs a forward pass a rollout);
+    - `replays` says that groups of earlier steps may be returned, `reads_final_answers` that it
+      needs the rollouts' final answers, `reads_entropies` that it needs each rollout's mean token
+      entropy (which costs a forward pass a rollout);
     - `usual_prompts` is what a `prompts_per_step` of None stands for, where the trainer's batch
       holds as many; with `fills_batch` it stands for the whole batch.
 
@@ -271,7 +271,7 @@ class Strategy(ABC):
     fills_batch: ClassVar[bool] = False
     replays: ClassVar[bool] = False
     reads_entropies: ClassVar[bool] = False
-    reads_answers: ClassVar[bool] = False
+    reads_final_answers: ClassVar[bool] = False
 
     num_generations: int = field(default=8, kw_only=True)
     # What `metrics` gives: a strategy notes here what is worth logging about a step.

@@ -83,8 +83,8 @@ def _obstacle(strategy: Strategy | type[Strategy]) -> str | None:
         return "trains on rollouts of earlier steps"
     if strategy.reads_entropies:
         return "needs each rollout's entropy before it decides what to train on"
-    if strategy.reads_answers:
-        return "compares the rollouts' answers"
+    if strategy.reads_final_answers:
+        return "compares the rollouts' final answers"
     return None
 
 

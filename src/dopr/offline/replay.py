@@ -296,7 +296,7 @@ def _missing(strategy: Strategy) -> str:
     quantities = sorted(strategy.measures - CAN_MEASURE)
     if strategy.reads_entropies:
         quantities.append("each rollout's entropy")
-    if strategy.reads_answers:
+    if strategy.reads_final_answers:
         quantities.append("the rollouts' answers")
     return " and ".join(quantities)
 

@@ -130,7 +130,7 @@ def make_groups(
     rewards: NDArray[np.float64],
     tokens: NDArray[np.int64],
     entropies: NDArray[np.float64] | None = None,
-    answers: list[str] | None = None,
+    final_answers: list[str] | None = None,
 ) -> list[Group]:
     """The groups of one round, in the order of the requests.
 
@@ -140,7 +140,7 @@ def make_groups(
         step: of the optimiser.
         rewards, tokens: shape (n,), of the round's rollouts over all processes.
         entropies: mean token entropy of each rollout, shape (n,), where the strategy reads it.
-        answers: of each rollout, where the strategy reads them.
+        final_answers: of each rollout, where the strategy reads them.
     """
     groups, start = [], 0
     for request in requests:
@@ -151,7 +151,7 @@ def make_groups(
             tokens[rows],
             step,
             entropies=None if entropies is None else entropies[rows],
-            answers=None if answers is None else tuple(answers[rows]),
+            final_answers=None if final_answers is None else tuple(final_answers[rows]),
             handle=(Segment(done, start, request.num_rollouts),),
         )
         groups.append(group)

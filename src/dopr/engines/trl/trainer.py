@@ -162,7 +162,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         self._single_rewards: NDArray[np.float64] | None = None
         self._round_tokens: NDArray[np.int64] | None = None
         self._round_names: list[str] | None = None
-        self._round_answers: list[str] | None = None
+        self._round_final_answers: list[str] | None = None
         self._own_tokens: list[int] = []
         self._entropy_totals = EntropyTotals()
 
@@ -197,7 +197,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
         assert self._single_rewards is not None
-        entropies, answers = self._read_rollouts(batch), self._round_answers
+        entropies = self._read_rollouts(batch)
         batch = split_pixel_values_by_grid(batch)
         # The loader's order promises TRL's own result, so it keeps TRL's advantages.
         right = self._in_loader_order or not versions.miscounts_unscored(self._round_rewards)
@@ -213,7 +213,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             self._round_rewards,
             self._round_tokens,
             entropies,
-            answers,
+            self._round_final_answers,
         )
         if not regular:
             blank = [not group.informative for group in groups]
@@ -307,8 +307,8 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             self._round_rewards = weighted_total(rewards.cpu().numpy(), weights)
             lengths = torch.tensor(self._own_tokens, device=rewards.device)
             self._round_tokens = self.accelerator.gather(lengths).cpu().numpy()
-            if self.driver.strategy.reads_answers:
-                self._round_answers = gather_object(final_answers(completions))
+            if self.driver.strategy.reads_final_answers:
+                self._round_final_answers = gather_object(final_answers(completions))
         return rewards
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
