@@ -71,7 +71,7 @@ def test_true_passes_over_a_checkpoint_with_a_file_cut_off(tmp_path: Path) -> No
 def test_true_without_any_whole_checkpoint_is_refused_in_a_sentence(tmp_path: Path) -> None:
     make_trainer(tmp_path, 1, "dopr").train()
     (tmp_path / "checkpoint-1" / "dopr_manifest.json").unlink()
-    expected = r"no checkpoint in .* is whole and holds the state of a strategy; start"
+    expected = r"no checkpoint in .* is whole and holds the state of a strategy, so"
     with pytest.raises(UserError, match=expected):
         make_trainer(tmp_path, 2, "dopr").train(resume_from_checkpoint=True)
 

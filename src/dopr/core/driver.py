@@ -82,12 +82,7 @@ class Driver(StepRunner):
         withhold_in_flight: bool = True,
         restorable: bool = True,
     ) -> None:
-        missing = strategy.measures - can_measure
-        if missing:
-            raise UserError(
-                f"strategy {strategy.name!r} needs {', '.join(sorted(missing))} of the policy, "
-                "which this engine cannot measure; choose another strategy"
-            )
+        _check_measures(strategy, can_measure)
         strategy.can_measure = can_measure
         faded = strategy.ledger_discount if discount is None else discount
         check_discount(faded)
@@ -97,14 +92,21 @@ class Driver(StepRunner):
         self.feedback_delay = feedback_delay
         self.restorable = restorable
 
-    def change_pool(self, stream: PromptStream) -> None:
+    def change_pool(self, stream: PromptStream, can_measure: frozenset[str] | None = None) -> None:
         """Go on with other prompts: what was known of the old ones is forgotten, the totals stay.
 
         Steps in flight are dropped.
 
         Args:
             stream: of the new pool.
+            can_measure: what will be answered of it; None where that is as before.
+
+        Raises:
+            UserError: the strategy needs a quantity that is not there any more.
         """
+        if can_measure is not None:
+            _check_measures(self._untouched, can_measure)
+            self._untouched.can_measure = can_measure
         for flight in self.flights:
             self.drop(flight)
         old = self.ledger
@@ -324,3 +326,12 @@ class Driver(StepRunner):
                 self.drop(flight)
             else:
                 self.spent.plain_steps += flight.plain
+
+
+def _check_measures(strategy: Strategy, can_measure: frozenset[str]) -> None:
+    missing = strategy.measures - can_measure
+    if missing:
+        raise UserError(
+            f"strategy {strategy.name!r} needs {', '.join(sorted(missing))} of the policy, "
+            "which this engine cannot measure; choose another strategy"
+        )

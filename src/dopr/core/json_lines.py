@@ -100,10 +100,10 @@ def _step_of(row: Row) -> int | None:
 
 
 def append_line(path: Path, row: Row) -> None:
-    """Append one JSON object as a line; NaN and infinities become null."""
+    """Append one JSON object as a line; NaN and infinities become null, tensors their values."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a") as file:
-        file.write(json.dumps(_without_nan(row), allow_nan=False) + "\n")
+        file.write(json.dumps(_without_nan(row), allow_nan=False, default=str) + "\n")
 
 
 def _without_nan(value: Any) -> Any:
@@ -111,6 +111,8 @@ def _without_nan(value: Any) -> Any:
         return {key: _without_nan(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_without_nan(v) for v in value]
+    if hasattr(value, "tolist"):
+        return _without_nan(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

@@ -104,8 +104,7 @@ class StepRunner:
         seen = self._look(flight, groups) if saved else None
         flight.ask([])
         answer: Any = groups
-        while flight.rounds < self.max_rounds:
-            flight.rounds += 1
+        for _ in range(self.max_rounds + MAX_ROUNDS):  # what is measured is no round of rollouts
             try:
                 asked = flight.plan.send(answer)
             except StopIteration as stop:
@@ -122,10 +121,13 @@ class StepRunner:
                     seen.measured.append(answer)
             elif not _all_are(asked, Request):
                 raise self._misbehaved(f"`step` yielded {asked!r}, not requests or a `Measure`")
-            elif asked:
-                self._ask(flight, list(asked))
-                return
+            elif flight.rounds == self.max_rounds:
+                break
             else:
+                flight.rounds += 1
+                if asked:
+                    self._ask(flight, list(asked))
+                    return
                 answer = []
         self._stop(flight)
 

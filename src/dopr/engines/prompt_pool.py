@@ -22,6 +22,21 @@ def content_id(prompt: Any, answer: Any = None) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def as_shown(dataset: Dataset) -> Dataset:
+    """The columns that a dataset's rows show, as plain values.
+
+    A format (`set_format`, `with_format`) may hide columns or give arrays. A transform makes rows
+    of its own: it is applied here once, and what it gives is held in memory.
+    """
+    told = dataset.format
+    if told["type"] == "custom":
+        return Dataset.from_list(list(dataset))
+    if told["type"] is not None:
+        dataset = dataset.with_format(None, columns=told["columns"])
+    shown = [name for name in dataset.column_names if name in set(told["columns"])]
+    return dataset if shown == dataset.column_names else dataset.select_columns(shown)
+
+
 def prompt_names(dataset: Dataset) -> list[str]:
     """One id per row: the column `id` where there is one, else a hash of prompt and answer.
 

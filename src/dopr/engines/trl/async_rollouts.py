@@ -47,7 +47,13 @@ from dopr.engines.adapter import (
 from dopr.engines.chooser import Chooser, Job
 from dopr.engines.metrics_log import choice_metrics, totals
 from dopr.engines.orphans import is_orphan
-from dopr.engines.prompt_pool import moves_since, pool_state, prompt_categories, prompt_names
+from dopr.engines.prompt_pool import (
+    as_shown,
+    moves_since,
+    pool_state,
+    prompt_categories,
+    prompt_names,
+)
 from dopr.engines.trl import checkpoints
 from dopr.engines.trl.whole import newest_whole, save_whole
 
@@ -89,7 +95,7 @@ class ChoosingLoop(_AsyncRolloutLoop):
         super().__init__(**rest)
         settings = read_engine_settings(dopr)
         self._estimator = settings.advantage_estimator
-        self._names = prompt_names(self.dataset)
+        self._names = prompt_names(as_shown(self.dataset))
         self.chooser = make_chooser(
             settings, self.dataset, self.num_generations, prompts_per_step, seed
         )
@@ -221,7 +227,7 @@ def make_chooser(
         num_generations=num_generations,
         prompts_per_step=prompts_per_step,
         seed=seed,
-        categories=prompt_categories(pool),
+        categories=prompt_categories(as_shown(pool)),
         engine="AsyncGRPOTrainer",
     )
     return Chooser(driver)

@@ -44,7 +44,10 @@ def load_state(folder: Path) -> dict[str, Any]:
     """
     file = folder / STATE_FILE
     if not file.is_file():
-        raise UserError(f"{folder} is not a dopr checkpoint: it has no {STATE_FILE}")
+        raise UserError(
+            f"{folder} is not a dopr checkpoint: it has no {STATE_FILE}; to begin with its "
+            "weights, give it as the model"
+        )
     content = json.loads(file.read_text())
     if content.get("version") != FORMAT_VERSION:
         raise UserError(

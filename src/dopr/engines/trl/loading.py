@@ -4,24 +4,38 @@ Where a strategy goes by the loader's own order (uniform choice without options)
 carry their number in a column of ours. It is taken out before anyone sees a row.
 """
 
+import logging
 from collections import deque
 from typing import Any
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from trl import GRPOTrainer
 
 from dopr.core.driver import Driver
+from dopr.core.errors import UserError
 from dopr.core.stream import OfferedStream
-from dopr.engines.prompt_pool import prompt_names, prompt_sources
+from dopr.engines.prompt_pool import (
+    as_shown,
+    moves_since,
+    pool_state,
+    prompt_names,
+    prompt_sources,
+)
+from dopr.engines.trl.selection import Selection
 from dopr.engines.trl.setup import (
     ROW,
+    check_pool,
     loader_order,
     loader_rows,
+    measurable,
+    offered_stream,
     prompt_stream,
     take_row_numbers,
 )
 from dopr.engines.trl.streaming import Window
 from dopr.engines.trl.whole import newest_whole
+
+logger = logging.getLogger(__name__)
 
 
 class LoadingTrainer(GRPOTrainer):
@@ -42,14 +56,54 @@ class LoadingTrainer(GRPOTrainer):
     offered: list[int]
     _signature_columns: Any
     _pool: Dataset
+    _plain_pool: Dataset
+    _pool_of: Any
+    _rollouts_before: int
+    _settings: Selection
     _window: Window | None
+
+    @property
+    def training_rollouts(self) -> int:
+        """Rollouts of this training, where `train` was called more than once."""
+        return self.driver.spent.rollouts - self._rollouts_before
 
     def _take_pool(self, rows: Dataset) -> None:
         """Choose among these rows from now on."""
-        self.prompt_names, self.prompt_sources = prompt_names(rows), prompt_sources(rows)
+        plain = as_shown(rows)
+        self.prompt_names, self.prompt_sources = prompt_names(plain), prompt_sources(plain)
         if self.args.remove_unused_columns:  # rewards see what is left, as in TRL
             rows = self._remove_unused_columns(rows, "training")
-        self._pool = rows
+            plain = self._remove_unused_columns(plain, "training")
+        self._pool, self._plain_pool, self._pool_of = rows, plain, self.train_dataset
+
+    def _pool_rows(self, numbers: list[int]) -> list[dict[str, Any]]:
+        """Rows of the pool as TRL's loader would give them, whatever their format."""
+        return list(self._pool.__getitems__(numbers))
+
+    def _follow_dataset(self) -> None:
+        """Choose among the rows of `train_dataset` where it was replaced since the last training.
+
+        What is known of prompts that are in both goes with them.
+        """
+        if self.train_dataset is self._pool_of:
+            return
+        before = pool_state(self.prompt_names, self.driver.stream)
+        state = self.driver.state_dict()
+        self._window = None
+        if isinstance(self.train_dataset, IterableDataset):
+            self._window = Window(self.train_dataset, self._settings.stream_window)
+            self.train_dataset = self._window.rows
+        check_pool(self.train_dataset)
+        self._take_pool(self.train_dataset)
+        told = measurable(self._plain_pool, self.reward_funcs, self.tools, self._is_vlm)
+        make_stream = offered_stream if self._in_loader_order else prompt_stream
+        self.driver.change_pool(make_stream(self._plain_pool, self.args), told)
+        try:
+            moves = moves_since(before, self.prompt_names, self.driver.stream)
+            self.driver.load_state_dict(state, moves=moves)
+        except UserError:  # no prompt is in both, or the strategy cannot tell which is which
+            logger.info("train_dataset was replaced; nothing is known of its prompts yet")
+            self.driver.change_pool(make_stream(self._plain_pool, self.args), told)
 
     @property
     def _in_loader_order(self) -> bool:
@@ -60,6 +114,12 @@ class LoadingTrainer(GRPOTrainer):
         """Hand the loader's batch on to a stream that goes by it."""
         if isinstance(self.driver.stream, OfferedStream):
             assert self.num_generations is not None  # TRL fills it in
+            if not self.offered:
+                raise UserError(
+                    f"the loader's rows have lost the column {ROW!r}, which numbers them; keep it "
+                    "where rows are collated, or let the strategy choose the prompts "
+                    "(strategy_args: prompts_per_step)"
+                )
             self.driver.stream.offer(loader_order(self.offered, self.num_generations))
 
     def _renew_window(self) -> None:
@@ -74,6 +134,7 @@ class LoadingTrainer(GRPOTrainer):
         self.driver.change_pool(prompt_stream(window.rows, self.args, window.number))
 
     def get_train_dataloader(self) -> Any:
+        self._follow_dataset()
         usual = self.train_dataset
         if isinstance(usual, Dataset):
             self.train_dataset = loader_rows(usual, self.driver.stream, self.args)
@@ -104,6 +165,9 @@ class LoadingTrainer(GRPOTrainer):
         Raises:
             UserError: there are checkpoints and none of them is whole.
         """
+        self._rollouts_before = 0  # a checkpoint has its own
         if resume_from_checkpoint is True:
             resume_from_checkpoint = newest_whole(self)
+        if not resume_from_checkpoint and self.driver.ledger.step:
+            self._rollouts_before = self.driver.spent.rollouts
         return super().train(resume_from_checkpoint, *args, **kwargs)

@@ -36,6 +36,11 @@ class LossTrainer(GRPOTrainer):
     _aux_loss: torch.Tensor | None = None
     _loss_inputs: dict[str, Any] | None = None
 
+    @property
+    def training_rollouts(self) -> int:
+        """Rollouts of this training."""
+        raise NotImplementedError
+
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if "dopr_skip" in inputs:
             # No parameter gets a gradient, so an optimiser step after only such batches is none.
@@ -58,7 +63,7 @@ class LossTrainer(GRPOTrainer):
         """
         settings = self._settings
         assert settings.ibro_coefficient is not None and self._entropies is not None
-        over = share_over(self.state, self.driver, settings.rollout_budget)
+        over = share_over(self.state, self.training_rollouts, settings.rollout_budget)
         weight = ibro_weight(settings.ibro_coefficient, settings.ibro_schedule, over)
         self._metrics["train"]["ibro/coefficient"].append(weight)
         updates = self.args.steps_per_generation / self.current_gradient_accumulation_steps

@@ -50,6 +50,7 @@ class SavingTrainer(LoadingTrainer):
     def _save_state(self, folder: Path) -> None:
         state = self.driver.state_dict(pack_handle) | {"training_seconds": self.training_seconds}
         state["pool"] = pool_state(self.prompt_names, self.driver.stream)
+        state["rollouts_before"] = self._rollouts_before
         if self._window is not None:
             state["window"] = self._window.state_dict()
         checkpoints.save_state(folder, state)
@@ -68,6 +69,7 @@ class SavingTrainer(LoadingTrainer):
         moves = moves_since(state.get("pool"), self.prompt_names, self.driver.stream)
         self.driver.load_state_dict(state, lambda packed: unpack_handle(packed, device), moves)
         self.training_seconds = state["training_seconds"]
+        self._rollouts_before = state.get("rollouts_before", 0)
         if self.accelerator.is_main_process:
             self._step_log.resume(self.state.global_step)
 

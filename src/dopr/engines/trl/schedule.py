@@ -6,16 +6,15 @@ from typing import Any
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerState
 
-from dopr.core.driver import Driver
 from dopr.core.errors import UserError
 
 
-def run_over_rollouts(scheduler: Any, driver: Driver, budget: int) -> None:
+def run_over_rollouts(scheduler: Any, spent: Callable[[], int], budget: int) -> None:
     """Make a schedule over `budget` steps one over so many rollouts, in place.
 
     Args:
         scheduler: as transformers made it, for `budget` steps.
-        driver: counts the rollouts.
+        spent: tells the rollouts so far.
         budget: at which the schedule ends.
 
     Raises:
@@ -28,19 +27,19 @@ def run_over_rollouts(scheduler: Any, driver: Driver, budget: int) -> None:
         )
 
     def follow(schedule: Callable[[int], float]) -> Callable[[int], float]:
-        return lambda _step: schedule(min(driver.spent.rollouts, budget))
+        return lambda _step: schedule(min(spent(), budget))
 
     scheduler.lr_lambdas = [follow(schedule) for schedule in scheduler.lr_lambdas]
 
 
-def share_over(state: TrainerState, driver: Driver, budget: int | None) -> float:
+def share_over(state: TrainerState, spent: int, budget: int | None) -> float:
     """Which share of a run is over: 0 at its start, 1 at its end.
 
     Args:
         state: transformers' count of steps.
-        driver: counts the rollouts.
+        spent: rollouts so far.
         budget: rollouts at which the run ends; None where its steps end it.
     """
     if budget is not None:
-        return driver.spent.rollouts / max(budget, 1)
+        return spent / max(budget, 1)
     return state.global_step / max(state.max_steps, 1)

@@ -85,13 +85,29 @@ def loader_rows(pool: Dataset, stream: PromptStream, args: Any) -> Dataset:
         stream: of the driver; one that goes by the loader's order needs the rows' numbers.
         args: TRL's settings, read for group size and batch.
     """
-    rows = pool
-    if isinstance(stream, OfferedStream):
-        rows = rows.add_column(ROW, list(range(len(rows))))
+    rows = _numbered(pool) if isinstance(stream, OfferedStream) else pool
     wanted = args.generation_batch_size // args.num_generations
     if len(rows) < wanted:
         rows = rows.select(np.resize(np.arange(len(rows)), wanted))
     return rows
+
+
+def _numbered(rows: Dataset) -> Dataset:
+    """The rows with their numbers in a column that a format or a transform does not hide."""
+    told = rows.format
+    if ROW in rows.column_names:
+        rows = rows.remove_columns(ROW)
+    rows = rows.with_format(None).add_column(ROW, list(range(len(rows))))
+    shown = [*(name for name in told["columns"] if name != ROW), ROW]
+    if told["type"] != "custom":
+        return rows.with_format(told["type"], columns=shown, **told["format_kwargs"])
+    transform = told["format_kwargs"]["transform"]
+
+    def numbering(batch: dict[str, list[Any]]) -> dict[str, Any]:
+        own = {name: values for name, values in batch.items() if name != ROW}
+        return {**transform(own), ROW: batch[ROW]}
+
+    return rows.with_transform(numbering, columns=shown)
 
 
 def take_row_numbers(batch: Any) -> list[int]:
@@ -122,6 +138,18 @@ def prompt_stream(pool: Dataset, args: Any, window: int = 0) -> PromptStream:
         window: how many pools there were before in this run.
     """
     stream = PromptStream(len(pool), args.seed + window, shuffle=bool(args.shuffle_dataset))
+    stream.categories = prompt_categories(pool)
+    return stream
+
+
+def offered_stream(pool: Dataset, args: Any) -> OfferedStream:
+    """The order of TRL's own loader, which offers each batch.
+
+    Args:
+        pool: the training prompts.
+        args: TRL's settings, read for the seed.
+    """
+    stream = OfferedStream(len(pool), args.seed)
     stream.categories = prompt_categories(pool)
     return stream
 
@@ -198,8 +226,7 @@ def make_driver(
     stream = prompt_stream(pool, args)
     if not from_stream and strategy.fills_batch and leaves_prompts_open(strategy):
         # Without options uniform choice is plain GRPO: the trainer's batch and its order.
-        stream = OfferedStream(len(pool), args.seed)
-        stream.categories = prompt_categories(pool)
+        stream = offered_stream(pool, args)
     room = max(1, args.generation_batch_size // args.num_generations)
     discount = settings.ledger_discount
     if discount is None:

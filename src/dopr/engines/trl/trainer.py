@@ -140,17 +140,18 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         super().__init__(model, **given)
         versions.add_missing_attributes(self)
         self._window: Window | None = None
+        self._rollouts_before = 0
         if isinstance(self.train_dataset, IterableDataset):
             self._window = Window(self.train_dataset, self._settings.stream_window)
             self.train_dataset = self._window.rows  # what drives TRL's loop
         self._take_pool(self.train_dataset)
         told: frozenset[str] = frozenset()  # what is known of a prompt before an environment speaks
         if train_dataset is not None:
-            told = measurable(self._pool, self.reward_funcs, self.tools, self._is_vlm)
+            told = measurable(self._plain_pool, self.reward_funcs, self.tools, self._is_vlm)
         self.driver = make_driver(
             strategy,
             self._settings,
-            self._pool,
+            self._plain_pool,
             self.args,
             can_measure=told,
             from_stream=self._window is not None,
@@ -186,15 +187,18 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         processes = self.accelerator.num_processes
         mine = own_share(ids, self.accelerator.process_index, processes)
         local = len(mine)
-        found = {int(i): self._pool[int(i)] for i in np.unique(mine)}
+        needed = np.unique(mine).tolist()
+        found = dict(zip(needed, self._pool_rows(needed), strict=True))
         sizes = {r.num_rollouts for r in requests}
         regular = len(sizes) == 1 and len(ids) == local * processes
         self._round_names = [self.prompt_names[i] for i in mine]
-        with self._group_size(sizes.pop() if regular else 1):
-            # Copies: an environment or a rollout function may write into its row.
-            rows = [copy.deepcopy(found[int(i)]) for i in mine]
-            batch = super()._generate_and_score_completions(rows)
-        self._round_names = None
+        try:
+            with self._group_size(sizes.pop() if regular else 1):
+                # Copies: an environment or a rollout function may write into its row.
+                rows = [copy.deepcopy(found[int(i)]) for i in mine]
+                batch = super()._generate_and_score_completions(rows)
+        finally:
+            self._round_names = None
         assert self._round_rewards is not None and self._round_tokens is not None
         assert self._single_rewards is not None
         entropies = self._read_rollouts(batch)
@@ -275,7 +279,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             asked,
             self.accelerator.unwrap_model(self.model),
             self._tokenizer,
-            self._pool,
+            self._plain_pool,
             self.reward_funcs,
             self.reward_weights.tolist(),
             sampling,
@@ -293,10 +297,10 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any
     ) -> torch.Tensor:
-        # In evaluation too, or the columns of one table of completions were of unequal length.
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        # In evaluation too, for a table's columns are of one length; and after what may raise.
         names = self._round_names or [row_name(row) for row in inputs]
         self._log_completion_extra("prompt_id", names)
-        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if torch.isinf(rewards).any():
             raise UserError(
                 "a reward is infinite; give a finite number, or None where nothing can be scored"
@@ -315,7 +319,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
         budget = self._settings.rollout_budget
         scheduler = super().create_scheduler(budget or num_training_steps, optimizer)
         if budget is not None:
-            run_over_rollouts(scheduler, self.driver, budget)
+            run_over_rollouts(scheduler, lambda: self.training_rollouts, budget)
         return scheduler
 
     # -- the training batch -----------------------------------------------------------------

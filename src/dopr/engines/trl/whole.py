@@ -60,7 +60,8 @@ def newest_whole(trainer: Any) -> str | bool:
     whole = checkpoints.latest_checkpoint(folder, nested=False)
     if whole is None and any(folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")):
         raise UserError(
-            f"no checkpoint in {folder} is whole and holds the state of a strategy; start afresh "
-            "in another output_dir, or name a checkpoint in resume_from_checkpoint"
+            f"no checkpoint in {folder} is whole and holds the state of a strategy, so that "
+            "training cannot go on from there; to begin anew with the weights of one, give its "
+            "folder as the model, and another output_dir"
         )
     return True if whole is None else str(whole)
