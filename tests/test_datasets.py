@@ -90,6 +90,13 @@ def test_names_are_of_what_rows_show() -> None:
     assert as_shown(raw) is raw  # nothing is copied
 
 
+def test_pictures_that_a_transform_makes_are_not_held() -> None:
+    def drawn(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {"prompt": batch["prompt"], "image": [object() for _ in batch["prompt"]]}
+
+    assert as_shown(make_dataset(3).with_transform(drawn)).column_names == ["prompt"]
+
+
 def test_a_loader_that_drops_the_numbers_of_rows_is_refused(tmp_path: Path) -> None:
     made = make_trainer(tmp_path, strategy="uniform")
     made.data_collator = lambda rows: [{"prompt": row["prompt"]} for row in rows]

@@ -15,6 +15,8 @@ from dopr.core.stream import PromptStream
 
 logger = logging.getLogger(__name__)
 
+_PICTURES = frozenset({"image", "images"})  # TRL's names for them
+
 
 def content_id(prompt: Any, answer: Any = None) -> str:
     """A prompt's id where none is given: 16 hex digits of a hash of what it asks and expects."""
@@ -26,15 +28,19 @@ def as_shown(dataset: Dataset) -> Dataset:
     """The columns that a dataset's rows show, as plain values.
 
     A format (`set_format`, `with_format`) may hide columns or give arrays. A transform makes rows
-    of its own: it is applied here once, and what it gives is held in memory.
+    of its own: it is applied here once, and what it gives is held in memory, but for pictures.
     """
     told = dataset.format
     if told["type"] == "custom":
-        return Dataset.from_list(list(dataset))
+        return Dataset.from_list([_without_pictures(row) for row in dataset])
     if told["type"] is not None:
         dataset = dataset.with_format(None, columns=told["columns"])
     shown = [name for name in dataset.column_names if name in set(told["columns"])]
     return dataset if shown == dataset.column_names else dataset.select_columns(shown)
+
+
+def _without_pictures(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if name not in _PICTURES}
 
 
 def prompt_names(dataset: Dataset) -> list[str]:
