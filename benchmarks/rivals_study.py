@@ -51,7 +51,9 @@ def read_runs(folder: Path) -> Runs:
     found: Runs = {}
     for name, seed, run in finished(folder):
         steps = lines(run / "metrics.jsonl")
-        rates = [row["select/signal_rate"] for row in steps if "select/signal_rate" in row]
+        rates = [
+            row["select/signal_rate"] for row in steps if row.get("select/signal_rate") is not None
+        ]
         found.setdefault(name, {})[seed] = {
             "evals": [
                 {key: row[key] for key in (*COSTS.values(), "avg@k")}
