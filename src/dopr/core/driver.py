@@ -46,8 +46,8 @@ class Driver(StepRunner):
         strategy: what decides. The driver runs this very object and tells it what can be measured;
             engines give it a copy of their user's, see `dopr.core.preparation`.
         stream: the order in which prompts are offered.
-        max_rounds: a strategy that asks more often than this within a step is stopped, and the
-            step goes on with the informative groups it has paid for.
+        max_rounds: a strategy that asks for rollouts more often than this within a step is stopped,
+            and the step goes on with the informative groups it has paid for.
         can_measure: quantities that `measure` will be able to answer.
         discount: factor on a prompt's older rewards at each visit; None takes the strategy's
             `ledger_discount`.

@@ -62,11 +62,6 @@ class LoadingTrainer(GRPOTrainer):
     _settings: Selection
     _window: Window | None
 
-    @property
-    def training_rollouts(self) -> int:
-        """Rollouts of this training, where `train` was called more than once."""
-        return self.driver.spent.rollouts - self._rollouts_before
-
     def _take_pool(self, rows: Dataset) -> None:
         """Choose among these rows from now on."""
         plain = as_shown(rows)

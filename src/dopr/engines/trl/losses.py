@@ -30,6 +30,7 @@ class LossTrainer(GRPOTrainer):
     state: Any
     driver: Driver
     _settings: Selection
+    _rollouts_before: int
     _entropy_totals: EntropyTotals
     # Of the forward pass that the loss makes, with their gradients.
     _entropies: torch.Tensor | None = None
@@ -38,8 +39,8 @@ class LossTrainer(GRPOTrainer):
 
     @property
     def training_rollouts(self) -> int:
-        """Rollouts of this training."""
-        raise NotImplementedError
+        """Rollouts of this training, where `train` was called more than once."""
+        return self.driver.spent.rollouts - self._rollouts_before
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
         if "dopr_skip" in inputs:
