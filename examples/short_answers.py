@@ -129,25 +129,30 @@ def main() -> None:
 
 
 def asked(problem: Row) -> Row:
-    """A problem as a row of a task."""
+    """A problem as a row of a task; `solution` is its equation and what that comes to."""
     body = problem["Body"].strip()
     stop = "" if body.endswith((".", "?", "!", ",")) else "."
     return {
         "prompt": f"{body}{stop} {problem['Question'].strip()}",
         "answer": f"{problem['Answer']:.12g}",
+        "solution": f"{_equation(problem)} = {problem['Answer']:.12g}",
     }
 
 
 def solved(problem: Row) -> Row:
     """The same as a chat with its equation, for `dopr warmstart`."""
     row = asked(problem)
-    equation = re.sub(r"(\d+)\.0\b", r"\1", problem["Equation"]).strip()
-    equation = equation.removeprefix("(").removesuffix(")").replace("( ", "(").replace(" )", ")")
     return {
         "prompt": [{"role": "user", "content": row["prompt"]}],
-        "response": f"{equation.strip()} = {row['answer']}",
+        "response": row["solution"],
         "correct": 1.0,
     }
+
+
+def _equation(problem: Row) -> str:
+    text = re.sub(r"(\d+)\.0\b", r"\1", problem["Equation"]).strip()
+    text = text.removeprefix("(").removesuffix(")")
+    return text.replace("( ", "(").replace(" )", ")").strip()
 
 
 if __name__ == "__main__":

@@ -142,7 +142,7 @@ def test_what_is_known_of_a_prompt_goes_with_it_into_another_dataset(tmp_path: P
 def test_a_replaced_dataset_without_answers_is_refused_where_they_are_read(tmp_path: Path) -> None:
     made = make_trainer(tmp_path, strategy_args={"answers": True})
     made.train_dataset = Dataset.from_dict({"prompt": ["1+1=?", "2+2=?"]})
-    with pytest.raises(UserError, match="answer_likelihood"):
+    with pytest.raises(UserError, match="column 'answer'"):
         made.train()
 
 

@@ -116,6 +116,7 @@ def measure(
     reward_funcs: Sequence[Any],
     weights: Sequence[float],
     sampling: Sampling,
+    answer_column: str = "answer",
 ) -> tuple[NDArray[np.float64], int]:
     """The measured values, one row a prompt, and the tokens read for them."""
     rows = pool.select(list(asked.prompt_ids))
@@ -129,7 +130,7 @@ def measure(
             model,
             tokenizer,
             list(rows["prompt"]),
-            list(rows["answer"]),
+            list(rows[answer_column]),
             sampling.batch_size,
             sampling.template_options,
             temperature=sampling.temperature,

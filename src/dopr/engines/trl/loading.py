@@ -24,6 +24,7 @@ from dopr.engines.prompt_pool import (
 from dopr.engines.trl.selection import Selection
 from dopr.engines.trl.setup import (
     ROW,
+    check_answers,
     check_pool,
     loader_order,
     loader_rows,
@@ -71,6 +72,10 @@ class LoadingTrainer(GRPOTrainer):
             plain = self._remove_unused_columns(plain, "training")
         self._pool, self._plain_pool, self._pool_of = rows, plain, self.train_dataset
 
+    def _measurable(self) -> frozenset[str]:
+        column = self._settings.answer_column
+        return measurable(self._plain_pool, self.reward_funcs, self.tools, self._is_vlm, column)
+
     def _pool_rows(self, numbers: list[int]) -> list[dict[str, Any]]:
         """Rows of the pool as TRL's loader would give them, whatever their format."""
         return list(self._pool.__getitems__(numbers))
@@ -90,7 +95,8 @@ class LoadingTrainer(GRPOTrainer):
             self.train_dataset = self._window.rows
         check_pool(self.train_dataset)
         self._take_pool(self.train_dataset)
-        told = measurable(self._plain_pool, self.reward_funcs, self.tools, self._is_vlm)
+        told = self._measurable()
+        check_answers(self.driver.strategy, told, self._plain_pool, self._settings.answer_column)
         make_stream = offered_stream if self._in_loader_order else prompt_stream
         self.driver.change_pool(make_stream(self._plain_pool, self.args), told)
         try:

@@ -22,6 +22,9 @@ class MethodSettings:
         strategy: how prompts are chosen: a name (`dopr strategies` lists them) or
             `path/to/file.py:Class`.
         strategy_args: the strategy's options.
+        answer_column: where a strategy that reads reference answers (`answers` of `dopr`) finds
+            what a right completion says: another column than `answer` if that is a bare result and
+            the policy writes how it gets there. Rewards go by `answer` all the same.
         objective: a named preset of the loss (`dopr.engines.trl.objectives`); what is set beside it
             wins. None leaves the loss alone.
         ibro_coefficient: weight of the advantage-weighted token entropy; None takes the
@@ -54,6 +57,9 @@ class MethodSettings:
     strategy: str = field(default="dopr", metadata={"help": "How prompts are chosen."})
     strategy_args: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "Options of the strategy."}
+    )
+    answer_column: str = field(
+        default="answer", metadata={"help": "Column that says what a right completion is like."}
     )
     objective: str | None = field(
         default=None,

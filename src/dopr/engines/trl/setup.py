@@ -155,7 +155,11 @@ def offered_stream(pool: Dataset, args: Any) -> OfferedStream:
 
 
 def measurable(
-    pool: Dataset, reward_funcs: Sequence[Any], tools: Sequence[Any], pictures: bool
+    pool: Dataset,
+    reward_funcs: Sequence[Any],
+    tools: Sequence[Any],
+    pictures: bool,
+    answer_column: str = "answer",
 ) -> frozenset[str]:
     """What the policy can tell of a prompt without paid rollouts.
 
@@ -167,6 +171,7 @@ def measurable(
         pool: the training prompts.
         reward_funcs, tools: of the trainer.
         pictures: the policy reads pictures too.
+        answer_column: of the settings, see `MethodSettings`.
     """
     if pictures or "prompt" not in pool.column_names:
         return frozenset()
@@ -175,15 +180,31 @@ def measurable(
         for reward in reward_funcs
     )
     told = QUANTITIES if plain and not tools else QUANTITIES - {"success_rate"}
-    return told if _has_answers(pool) else told - {"answer_likelihood"}
+    return told if _has_answers(pool, answer_column) else told - {"answer_likelihood"}
 
 
-def _has_answers(pool: Dataset) -> bool:
+def _has_answers(pool: Dataset, column: str) -> bool:
     """Whether rows from all over the pool have a reference answer: a text or a number."""
-    if "answer" not in pool.column_names:
+    if column not in pool.column_names:
         return False
     spaced = np.linspace(0, len(pool) - 1, min(len(pool), _ROWS_LOOKED_AT)).astype(int)
-    return any(map(is_answer, pool.select(spaced.tolist())["answer"]))
+    return any(map(is_answer, pool.select(spaced.tolist())[column]))
+
+
+def check_answers(
+    strategy: Strategy, can_measure: frozenset[str], pool: Dataset, column: str
+) -> None:
+    """Say what is missing where a strategy is to read reference answers that no row has.
+
+    Raises:
+        UserError: see above.
+    """
+    if "answer_likelihood" in strategy.measures - can_measure and "prompt" in pool.column_names:
+        raise UserError(
+            "reference answers are to be read, and no row looked at has a text or a number in the "
+            f"column {column!r}; add the column, name another one (`answer_column`), or leave the "
+            "strategy's option `answers` out"
+        )
 
 
 def make_driver(
@@ -218,11 +239,7 @@ def make_driver(
             raise UserError(f"strategy_args must be a mapping of options, not {options!r}")
         options = {"num_generations": args.num_generations} | (options or {})
         strategy = make_strategy(strategy or settings.strategy, **options)
-    if "answer_likelihood" in strategy.measures - can_measure and "prompt" in pool.column_names:
-        raise UserError(
-            "reference answers are to be read, and no row looked at has a text or a number in the "
-            "column 'answer'; add the column, or leave the strategy's option `answers` out"
-        )
+    check_answers(strategy, can_measure, pool, settings.answer_column)
     stream = prompt_stream(pool, args)
     if not from_stream and strategy.fills_batch and leaves_prompts_open(strategy):
         # Without options uniform choice is plain GRPO: the trainer's batch and its order.

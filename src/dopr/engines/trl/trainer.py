@@ -49,7 +49,7 @@ from dopr.engines.trl.rounds import (
 from dopr.engines.trl.saving import SavingTrainer
 from dopr.engines.trl.schedule import run_over_rollouts
 from dopr.engines.trl.selection import Selection
-from dopr.engines.trl.setup import check_engine, check_pool, make_driver, measurable
+from dopr.engines.trl.setup import check_engine, check_pool, make_driver
 from dopr.engines.trl.streaming import Window
 from dopr.policy.entropies import EntropyTotals, mean_entropies
 from dopr.policy.final_answers import final_answers
@@ -145,9 +145,8 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             self._window = Window(self.train_dataset, self._settings.stream_window)
             self.train_dataset = self._window.rows  # what drives TRL's loop
         self._take_pool(self.train_dataset)
-        told: frozenset[str] = frozenset()  # what is known of a prompt before an environment speaks
-        if train_dataset is not None:
-            told = measurable(self._plain_pool, self.reward_funcs, self.tools, self._is_vlm)
+        # Nothing is known of a prompt before an environment speaks.
+        told = frozenset() if train_dataset is None else self._measurable()
         self.driver = make_driver(
             strategy,
             self._settings,
@@ -283,6 +282,7 @@ class DoPRTrainer(SavingTrainer, LossTrainer):
             self.reward_funcs,
             self.reward_weights.tolist(),
             sampling,
+            self._settings.answer_column,
         )
 
     @contextlib.contextmanager

@@ -103,6 +103,7 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         chosen = candidates[best]
         groups = yield self.requests(chosen)
         known = forecasts.of(best)
+        self._last["select/forecast"] = float(known.mean.mean())
         rolled_out = np.array([group.prompt_id for group in groups], int)
         varied = self.variance_shown(rolled_out, ledger)
         expected = self.learn(groups, chosen, known, ledger, varied)
