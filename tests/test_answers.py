@@ -16,7 +16,7 @@ from dopr.core.ledger import Ledger
 from dopr.core.strategy import Measure
 from dopr.core.stream import PromptStream
 from dopr.engines.trl.setup import measurable
-from dopr.policy.answers import LONGEST, _fitting, read_answers
+from dopr.policy.answers import LONGEST, _families, _fitting, read_answers
 from dopr.policy.measuring import measure
 from dopr.policy.sampling import Sampling
 from dopr.strategies import DoPR, Group, Request
@@ -66,6 +66,29 @@ def test_a_likelihood_is_that_of_the_answer_after_the_prompt(family: str, size: 
         assert tokens == apart
     else:  # what the sums begin with was read once a batch
         assert tokens < apart - (8 if size == 64 else 4) * (len(SHOWN) - 1)
+
+
+def test_few_prompts_of_several_kinds_share_what_each_kind_begins_with() -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(FAMILIES["llama"]).eval()
+    kinds = ["1 + 2 = 3\n", "4 times 5 = 20\n", "3 less 1 is 2\nand 5 less 2 is 3\n"]
+    prompts = [f"{kind}{n}{n} =" for n in range(2, 4) for kind in kinds] + ["7 ="]
+    found, tokens = read_answers(model, make_tokenizer(), prompts, ["1"] * 7, 64)
+    np.testing.assert_allclose(found, one_by_one(model, prompts, [" 1"] * 7), rtol=1e-4, atol=1e-4)
+    assert tokens == sum(map(len, kinds)) + 6 * len("22 = 1") + len("7 = 1")
+
+
+def test_what_is_shared_leaves_fewest_tokens_to_read() -> None:
+    head = list(range(8))
+    rows = [(0, [*head, 90], [1])] + [(i, [*head, *range(20, 30), i], [1]) for i in range(3)]
+    # All four by eight tokens save 24, the last three by eighteen 36.
+    assert [(len(family), shared) for family, shared in _families(rows)] == [(1, 0), (3, 18)]
+    # With one that is alike but for two tokens more, all by eighteen is less than three by twenty.
+    close = [(0, [*head, *range(20, 30), 91, 92], [1])] + [
+        (i, [*head, *range(20, 30), 50, 51, i], [1]) for i in range(3)
+    ]
+    assert [(len(family), shared) for family, shared in _families(close)] == [(4, 18)]
+    assert [shared for _, shared in _families([(0, head, [1])] * 2)] == [0, 0]
 
 
 def test_only_a_text_or_a_number_is_an_answer() -> None:

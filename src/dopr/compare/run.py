@@ -9,7 +9,9 @@ import gc
 import json
 import os
 import platform
+import shutil
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -111,11 +113,14 @@ def run_training(
 ) -> TrainResult | None:
     """One run, from where it was left; None when a signal stopped it.
 
+    A finished run's checkpoints are deleted: with the optimiser's state they take three times the
+    room of the weights, and nothing goes on from them. So are the weights of a try.
+
     Args:
         settings: of the run.
         label: what stands before its progress.
         quiet: show none.
-        may_diverge: a run that diverges is finished with that, as a try is that fails.
+        may_diverge: the run is a try: one that diverges is finished with that.
 
     Raises:
         UserError: the folder holds a run of other settings, the run ended before its budget, or it
@@ -144,6 +149,8 @@ def run_training(
             f"run {label!r} ended after {result.steps} steps and {result.rollouts} rollouts, "
             "before its budget was spent; its strategy has stopped asking for rollouts"
         )
+    for name in ("checkpoints", "model") if may_diverge else ("checkpoints",):
+        shutil.rmtree(Path(settings.output_dir) / name, ignore_errors=True)
     return result
 
 

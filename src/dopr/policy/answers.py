@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,11 @@ from dopr.policy.generation import base_model, is_supported
 from dopr.policy.prompts import TemplateOptions, prompt_texts, prompt_token_ids
 
 LONGEST = 64  # tokens of an answer; longer ones are cut
-# Fewer first tokens in common are not worth a pass of their own, and fewer prompts than these no
-# batch of their own for what they share.
-_LEAST_SHARED, _FEWEST = 8, 8
+_LEAST_SHARED = 8  # fewer first tokens in common are not worth a pass before
 _MOST_LOGITS, _MOST_TOKENS = 2**27, 2**15  # of a forward pass
 
 Tokens = list[int]
+Row = tuple[int, Tokens, Tokens]  # the place of a prompt, its tokens and those of its answer
 
 
 def is_answer(value: Any) -> bool:
@@ -48,8 +48,8 @@ def read_answers(
     """Log-likelihood in nats of each reference answer as the beginning of the completion.
 
     In a text that does not end in white space the answer follows after a space, in a chat without
-    one. What a batch of prompts begins with alike (a system prompt, worked examples) is read once
-    where the model is of a kind whose cache is known.
+    one. What prompts of a batch begin with alike (a system prompt, worked examples of a kind) is
+    read once where the model is of a kind whose cache is known.
 
     Args:
         prompts: texts or chats.
@@ -73,14 +73,16 @@ def read_answers(
     known = [row for row in known if row[1] and row[2]]
     known.sort(key=lambda row: row[1])  # those that begin alike stand together
     size = _fitting(known, batch_size, model)
+    shares = is_supported(model)
     training, tokens = model.training, 0
     model.eval()
     try:
-        for batch, shared in _batches(known, size, is_supported(model)):
-            pairs = [(head[shared:], end) for _, head, end in batch]
-            found = _forward(model, batch[0][1][:shared], pairs, temperature or 1.0)
-            values[[i for i, _, _ in batch]] = found
-            tokens += shared + sum(len(head) + len(end) for head, end in pairs)
+        for first in range(0, len(known), size):
+            for batch in _by_sharing(known[first : first + size], shares):
+                read = [row for family, _ in batch for row in family]
+                values[[i for i, _, _ in read]] = _forward(model, batch, temperature or 1.0)
+                tokens += sum(len(head) + len(end) for _, head, end in read)
+                tokens -= sum(shared * (len(family) - 1) for family, shared in batch)
     finally:
         model.train(training)
     return values, tokens
@@ -108,7 +110,7 @@ def _ends(
     ]
 
 
-def _fitting(rows: list[tuple[int, Tokens, Tokens]], size: int, model: Any) -> int:
+def _fitting(rows: Sequence[Row], size: int, model: Any) -> int:
     """How many prompts fit into a forward pass: some gigabytes of logits, cache and states."""
     if not rows:
         return size
@@ -117,34 +119,41 @@ def _fitting(rows: list[tuple[int, Tokens, Tokens]], size: int, model: Any) -> i
     return max(1, min(size, _MOST_LOGITS // (vocabulary * (end + 1)), _MOST_TOKENS // head))
 
 
-def _batches(
-    rows: list[tuple[int, Tokens, Tokens]], size: int, may_share: bool
-) -> Iterator[tuple[list[tuple[int, Tokens, Tokens]], int]]:
-    """Neighbours, at most `size` at a time, with how many first tokens of the prompt they share.
+def _by_sharing(rows: Sequence[Row], shares: bool) -> list[list[tuple[Sequence[Row], int]]]:
+    """Batches of families of rows, each with how many first tokens of its prompts are read once.
 
-    A batch ends where the next prompt would halve what its prompts share, and where enough of those
-    that follow share twice as much with each other. A prompt's last token is never shared: the
-    answer's first is read off it.
+    One batch has those that share, the other the rest: rows of both in one would be padded to the
+    longest.
     """
-    batch: list[tuple[int, Tokens, Tokens]] = []
-    shared = 0
-    for i, row in enumerate(rows):
-        most = len(row[1]) - 1
-        common = min(_common(batch[0][1], row[1]), shared, most) if batch else most
-        ahead = _common(row[1], rows[i + _FEWEST - 1][1]) if i + _FEWEST <= len(rows) else 0
-        ends = 2 * common < shared >= _LEAST_SHARED and len(batch) >= _FEWEST
-        begins = 2 * common < ahead >= _LEAST_SHARED
-        if len(batch) == size or (batch and may_share and (ends or begins)):
-            yield batch, _worth(shared, batch, may_share)
-            batch, common = [], most
-        batch.append(row)
-        shared = common
-    if batch:
-        yield batch, _worth(shared, batch, may_share)
+    families = _families(rows) if shares else [(rows, 0)]
+    alike = [family for family in families if family[1]]
+    rest = [family for family in families if not family[1]]
+    return [batch for batch in (alike, rest) if batch]
 
 
-def _worth(shared: int, batch: Sequence[Any], may_share: bool) -> int:
-    return shared if may_share and len(batch) > 1 and shared >= _LEAST_SHARED else 0
+def _families(rows: Sequence[Row]) -> list[tuple[Sequence[Row], int]]:
+    """Neighbours that are read with fewest tokens, with how many first ones they share.
+
+    A prompt's last token is never shared: the answer's first is read off it.
+    """
+    most = [len(head) - 1 for _, head, _ in rows]
+    next_to = [_common(a[1], b[1]) for a, b in pairwise(rows)]
+    saved, begins, kept = [0] * (len(rows) + 1), [0] * (len(rows) + 1), [0] * (len(rows) + 1)
+    for end in range(1, len(rows) + 1):
+        saved[end], begins[end] = saved[end - 1], end - 1
+        shared = most[end - 1]
+        for start in range(end - 2, -1, -1):
+            shared = min(shared, most[start], next_to[start])
+            if shared < _LEAST_SHARED:
+                break
+            total = saved[start] + shared * (end - start - 1)
+            if total > saved[end]:
+                saved[end], begins[end], kept[end] = total, start, shared
+    found, end = [], len(rows)
+    while end:
+        found.append((rows[begins[end] : end], kept[end]))
+        end = begins[end]
+    return found[::-1]
 
 
 def _common(a: Tokens, b: Tokens) -> int:
@@ -154,33 +163,56 @@ def _common(a: Tokens, b: Tokens) -> int:
 
 @torch.no_grad()
 def _forward(
-    model: Any, shared: Tokens, pairs: Sequence[tuple[Tokens, Tokens]], temperature: float
+    model: Any, batch: Sequence[tuple[Sequence[Row], int]], temperature: float
 ) -> NDArray[np.float64]:
-    """Log-likelihood of each pair's second part after `shared` and its first, shape (pairs,)."""
-    device, count = model.device, len(pairs)
-    width = max(len(head) + len(end) for head, end in pairs)
-    padding = torch.tensor([width - len(head) - len(end) for head, end in pairs], device=device)
-    ids = [[0] * (width - len(head) - len(end)) + head + end for head, end in pairs]
-    places = torch.arange(width, device=device)
+    """Log-likelihood of each row's answer after its prompt, shape (rows,), family by family."""
+    pairs = [(head[shared:], end) for family, shared in batch for _, head, end in family]
+    ids, mask, places = _padded([head + end for head, end in pairs], model.device)
     given: dict[str, Any] = {"use_cache": False}
-    mask = (places >= padding[:, None]).long()
-    if shared:
-        first = torch.tensor([shared], device=device)
-        start = model(input_ids=first, use_cache=True, logits_to_keep=1)
-        start.past_key_values.batch_repeat_interleave(count)
-        given = {"past_key_values": start.past_key_values, "use_cache": True}
-        mask = torch.cat([mask.new_ones(count, len(shared)), mask], dim=1)
+    if batch[0][1]:
+        cache, before, lengths = _read_beginnings(model, batch)
+        places = places + lengths[:, None]
+        given = {"past_key_values": cache, "use_cache": True}
+        mask = torch.cat([before, mask], dim=1)
     tail = max(len(end) for _, end in pairs) + 1
-    tokens = torch.tensor(ids, device=device)
-    given["position_ids"] = len(shared) + (places - padding[:, None]).clamp(min=0)
-    given["logits_to_keep"] = tail
-    whole = base_model(getattr(model, "_orig_mod", model))
-    known = inspect.signature(type(whole).forward).parameters
-    given = {name: value for name, value in given.items() if name in known}
-    logits = model(input_ids=tokens, attention_mask=mask, **given).logits[:, -tail:-1]
+    given |= {"position_ids": places, "logits_to_keep": tail}
+    logits = model(input_ids=ids, attention_mask=mask, **_known(model, given)).logits[:, -tail:-1]
     logits = logits.float()
     picked = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
-    picked = picked.gather(-1, tokens[:, 1 - tail :].unsqueeze(-1)).squeeze(-1)
-    lengths = torch.tensor([len(end) for _, end in pairs], device=device)
-    counted = torch.arange(tail - 1, device=device) >= tail - 1 - lengths[:, None]
-    return (picked * counted).sum(1).double().cpu().numpy()
+    picked = picked.gather(-1, ids[:, 1 - tail :].unsqueeze(-1)).squeeze(-1)
+    ends = torch.tensor([len(end) for _, end in pairs], device=model.device)
+    counted = torch.arange(tail - 1, device=model.device) >= tail - 1 - ends[:, None]
+    return np.asarray((picked * counted).sum(1).double().cpu().numpy())
+
+
+def _read_beginnings(
+    model: Any, batch: Sequence[tuple[Sequence[Row], int]]
+) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """What families begin with, each read once: for every row its cache, mask and length."""
+    beginnings = [family[0][1][:shared] for family, shared in batch]
+    ids, mask, places = _padded(beginnings, model.device)
+    cache = model(
+        input_ids=ids, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1
+    ).past_key_values
+    sizes = torch.tensor([len(family) for family, _ in batch], device=model.device)
+    of_row = torch.arange(len(batch), device=model.device).repeat_interleave(sizes)
+    cache.batch_select_indices(of_row)
+    return cache, mask[of_row], mask.sum(1)[of_row]
+
+
+def _padded(
+    rows: Sequence[Tokens], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens with padding before them, the mask of those that count, and their places."""
+    width = max(map(len, rows))
+    padding = torch.tensor([width - len(row) for row in rows], device=device)
+    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=device)
+    places = torch.arange(width, device=device) - padding[:, None]
+    return ids, (places >= 0).long(), places.clamp(min=0)
+
+
+def _known(model: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that the model's forward pass has."""
+    whole = base_model(getattr(model, "_orig_mod", model))
+    known = inspect.signature(type(whole).forward).parameters
+    return {name: value for name, value in given.items() if name in known}
