@@ -1,11 +1,15 @@
 """What a finished comparison on a pool of several kinds says of each kind.
 
     python benchmarks/mixed_study.py runs/studies/mixed/half docs/results/mixed/half
+    python benchmarks/mixed_study.py --tries runs/studies/smollm2/strategies \\
+        docs/results/smollm2/strategies
 
 Keeps config.yaml and tuning.json, and the evaluations of every run by kind and the sources of what
 was chosen (runs.json; strategies that were not run again stay as they were kept); writes
-summary.json, table.md and spread.svg. Given the second folder alone it makes those three anew from
-what is kept, as `make results` does for every such folder. Nothing is trained.
+summary.json, table.md and spread.svg. With `--tries` the runs are those of the tuning: of each
+strategy the try that is best on average, with every try's accuracies beside it (tries.json). Given
+the second folder alone it makes the three anew from what is kept, as `make results` does for every
+such folder. Nothing is trained.
 """
 
 import argparse
@@ -22,15 +26,16 @@ from matched import (
     REFERENCE,
     Run,
     Runs,
+    area,
     cost_ratios,
     final,
-    finished,
     lines,
     matched_final,
 )
 from picture import COLOURS, pyplot, save
 from publish_comparison import spread
 
+from dopr.core.configuration import load_yaml
 from dopr.core.statistics import median_with_interval, paired_difference
 
 PARTS = {"a quarter": 0.25, "half": 0.5, "the end": 1.0}
@@ -42,28 +47,80 @@ HALF = "-half"  # the name of a strategy that was planned for half of the budget
 def read_runs(folder: Path) -> Runs:
     """Strategy -> seed -> evaluations by kind, and how many prompts of each source were chosen."""
     found: Runs = {}
-    for name, seed, run in finished(folder):
-        found.setdefault(name, {})[seed] = {
-            "evals": [
-                {field: row[field] for field in (*COSTS.values(), "generated_tokens_total")}
-                | {"avg@k": row["avg@k"]}
-                | {"kinds": {name: one["avg@k"] for name, one in row.get("sets", {}).items()}}
-                for row in lines(run / "eval.jsonl")
-            ],
-            "informative": informative_share(run),
-            "sources": [
-                [row["rollout/rollouts_total"], row["select/sources"]]
-                for row in lines(run / "metrics.jsonl")
-                if row.get("select/sources")
-            ],
-        }
+    for file in sorted(folder.glob("runs/*/seed-*/config.yaml")):
+        run = file.parent
+        if ended(run):
+            name, seed = run.parent.name, run.name.removeprefix("seed-")
+            found.setdefault(name, {})[seed] = read_run(run)
     return found
 
 
+def read_tries(folder: Path) -> dict[str, dict[str, Runs]]:
+    """Strategy -> try -> seed -> run, of a comparison's tuning."""
+    found: dict[str, dict[str, Runs]] = {}
+    for file in sorted(folder.glob("tuning/*/*/seed-*/config.yaml")):
+        run = file.parent
+        if ended(run):
+            tries = found.setdefault(run.parent.parent.name, {})
+            seed = run.name.removeprefix("seed-")
+            tries.setdefault(run.parent.name, {})[seed] = read_run(run)
+    return found
+
+
+def best_tries(tries: dict[str, dict[str, Runs]]) -> Runs:
+    """Strategy -> seed -> the run of the try that is best on average, over the seeds too."""
+
+    def mean_area(by_seed: Runs) -> float:
+        return float(np.mean([area(run) for run in by_seed.values()]))
+
+    return {name: max(by_try.values(), key=mean_area) for name, by_try in tries.items()}
+
+
+def scores(tries: dict[str, dict[str, Runs]]) -> dict[str, Any]:
+    """Of every try and seed the accuracy of its evaluations."""
+    return {
+        name: {
+            label: {seed: [row["avg@k"] for row in run["evals"]] for seed, run in by_seed.items()}
+            for label, by_seed in by_try.items()
+        }
+        for name, by_try in tries.items()
+    }
+
+
+def ended(run: Path) -> bool:
+    """Whether all its rollouts were made and evaluated; saving may have failed after that."""
+    if (run / "done.json").exists():
+        return bool(json.loads((run / "done.json").read_text())["finished"])
+    budget = load_yaml(run / "config.yaml")["max_rollouts"]
+    file = run / "eval.jsonl"
+    return file.exists() and lines(file)[-1]["rollouts_total"] >= budget
+
+
+def read_run(run: Path) -> Run:
+    """What is kept of a run."""
+    return {
+        "evals": [
+            {field: row[field] for field in (*COSTS.values(), "generated_tokens_total")}
+            | {"avg@k": row["avg@k"]}
+            | {"kinds": {name: one["avg@k"] for name, one in row.get("sets", {}).items()}}
+            for row in lines(run / "eval.jsonl")
+        ],
+        "informative": informative_share(run),
+        "sources": [
+            [row["rollout/rollouts_total"], row["select/sources"]]
+            for row in lines(run / "metrics.jsonl")
+            if row.get("select/sources")
+        ],
+    }
+
+
 def informative_share(run: Path) -> float:
-    """Of a finished run's groups, those whose rewards differ."""
-    done = json.loads((run / "done.json").read_text())
-    return float(done.get("informative_groups", 0) / max(done.get("groups", 0), 1))
+    """Of a run's groups, those whose rewards differ; of one that was not saved, by their means."""
+    if (run / "done.json").exists():
+        done = json.loads((run / "done.json").read_text())
+        return float(done.get("informative_groups", 0) / max(done.get("groups", 0), 1))
+    means = [mean for row in lines(run / "metrics.jsonl") for mean in row["select/success"]]
+    return float(np.mean([mean is not None and 0 < mean < 1 for mean in means]))
 
 
 def at(run: Run, rollouts: float) -> dict[str, Any]:
@@ -225,7 +282,9 @@ def pictures(folder: Path, output: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="the runs and where they are kept")
-    folders = parser.parse_args().folders
+    parser.add_argument("--tries", action="store_true", help="of the tuning")
+    options = parser.parse_args()
+    folders = options.folders
     kept = folders[-1]
     if len(folders) == 2:
         kept.mkdir(parents=True, exist_ok=True)
@@ -233,7 +292,11 @@ def main() -> None:
             if (folders[0] / name).exists():
                 shutil.copy(folders[0] / name, kept / name)
         before = kept_runs(kept) if (kept / "runs.json").exists() else {}
-        (kept / "runs.json").write_text(json.dumps(before | read_runs(folders[0])) + "\n")
+        if options.tries:
+            tries = read_tries(folders[0])
+            (kept / "tries.json").write_text(json.dumps(scores(tries), indent=1) + "\n")
+        runs = best_tries(tries) if options.tries else read_runs(folders[0])
+        (kept / "runs.json").write_text(json.dumps(before | runs) + "\n")
     made = texts(kept)
     for name, text in made.items():
         (kept / name).write_text(text)

@@ -9,6 +9,7 @@ result_blocks_speed.py and result_blocks_theory.py.
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import mixed_study
@@ -161,9 +162,29 @@ def ends(folder: str) -> str:
         groups = median_with_interval([run["informative"] for run in found])
         spent = int(found[0]["evals"][-1]["rollouts_total"])
         cells = (f"{spent:,}", *(spread(entry, ".3f") for entry in (middle, end)))
-        rows.append([f"`{name}`, {len(found)} seeds", *cells, f"{groups['median']:.2f}"])
+        seeds = f"{len(found)} seeds" if len(found) > 1 else "one seed"
+        rows.append([f"`{name}`, {seeds}", *cells, f"{groups['median']:.2f}"])
     heads = (f"from {start:.3f}", "rollouts", "mean accuracy on the way", "at the end")
     return table([*heads, "informative groups"], rows)
+
+
+@block
+def tried(folder: str) -> str:
+    """Of a study's tuning on one seed: every try's accuracy, and where the best one ends."""
+    kept = RESULTS / folder
+    runs = mixed_study.kept_runs(kept)
+    rows = []
+    for name, by_try in json.loads((kept / "tries.json").read_text()).items():
+        (best,) = runs[name].values()
+        on_way = [
+            fmean(accuracies[1:]) for by_seed in by_try.values() for accuracies in by_seed.values()
+        ]
+        first, last = best["evals"][0], best["evals"][-1]
+        tries = ", ".join(f"{mean:.3f}" for mean in sorted(on_way, reverse=True))
+        cells = (f"{last['rollouts_total']:,.0f}", tries, f"{last['avg@k']:.3f}")
+        rows.append([f"`{name}`", *cells, f"{best['informative']:.2f}"])
+    heads = ("rollouts", "mean accuracy on the way, by try", "the best try at the end")
+    return table([f"from {first['avg@k']:.3f}", *heads, "informative groups"], rows)
 
 
 @block
