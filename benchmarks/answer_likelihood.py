@@ -3,6 +3,8 @@
     python benchmarks/answer_likelihood.py            # SmolLM2-135M, four minutes on two cores
     python benchmarks/answer_likelihood.py --model tiny-reasoner --reward gym --longest 64 \\
         --dataset tiny:leg_counting/half
+    python benchmarks/answer_likelihood.py --model runs/svamp/model --chat --longest 24 \\
+        --dataset runs/svamp/train.jsonl --answer-column solution --name smollm2-135m-svamp
 
 Prompts are drawn from a pool, answered at temperature 1, and their reference answers are read.
 Told are the correlation of likelihood and success rate, beside that of the rates of one half of the
@@ -116,8 +118,11 @@ def main() -> None:
     parser.add_argument("--end-marks", type=int, nargs="*", default=[2, 198])
     parser.add_argument("--prompts", type=int, default=240)
     parser.add_argument("--k", type=int, default=16)
+    parser.add_argument("--chat", action="store_true", help="prompts are asked as chats")
+    parser.add_argument("--answer-column", default="answer", help="what is read")
+    parser.add_argument("--name", help="of the file; of the model and the pool where left out")
     options = parser.parse_args()
-    pool = load_task(options.dataset, split="train").shuffle(seed=1)
+    pool = load_task(options.dataset, split="train", chat=options.chat).shuffle(seed=1)
     pool = pool.select(range(min(options.prompts, len(pool))))
     model, tokenizer = load_model(options.model)
     ends = {"eos_token_id": options.end_marks} if options.model == "smollm2-135m" else None
@@ -126,11 +131,12 @@ def main() -> None:
         model, tokenizer, pool, [load_reward(options.reward)], options.k, sampling, None
     )
     prompts = list(pool["prompt"])
-    said, _ = read_answers(model, tokenizer, prompts, list(pool["answer"]), 64)
+    said, _ = read_answers(model, tokenizer, prompts, list(pool[options.answer_column]), 64)
     embeddings, _ = read_prompts(model, tokenizer, prompts, "embedding", 64, layers=1)
     result = {
         "model": options.model,
         "dataset": options.dataset,
+        "answer_column": options.answer_column,
         "prompts": len(pool),
         "answers_each": options.k,
         **figures((rewards > 0.5).astype(float), said, embeddings),
@@ -139,8 +145,8 @@ def main() -> None:
         | {name: metadata.version(name) for name in ("torch", "transformers")},
     }
     OUTPUT.mkdir(parents=True, exist_ok=True)
-    name = f"{options.model}-{options.dataset.split(':')[-1].replace('/', '-')}.json"
-    (OUTPUT / name).write_text(json.dumps(result, indent=2) + "\n")
+    name = options.name or f"{options.model}-{options.dataset.split(':')[-1].replace('/', '-')}"
+    (OUTPUT / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 
 

@@ -256,7 +256,7 @@ def answer_likelihood() -> str:
     """What likelihoods of reference answers tell, by model."""
     files = sorted((RESULTS / "answer-likelihood").glob("*.json"))
     found = [json.loads(file.read_text()) for file in files]
-    heads = ["", *(f"{one['model']}, `{one['dataset'].split(':')[-1]}`" for one in found)]
+    heads = ["", *(file.stem for file in files)]
     parts = {
         "correlation": "correlation with the success rate",
         "informative": "informative groups of four",
