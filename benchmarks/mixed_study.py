@@ -97,7 +97,10 @@ def ended(run: Path) -> bool:
 
 
 def read_run(run: Path) -> Run:
-    """What is kept of a run."""
+    """What is kept of a run; `forecasts` are the mean success of each step's prompts, expected and
+    found.
+    """
+    metrics = lines(run / "metrics.jsonl")
     return {
         "evals": [
             {field: row[field] for field in (*COSTS.values(), "generated_tokens_total")}
@@ -108,8 +111,13 @@ def read_run(run: Path) -> Run:
         "informative": informative_share(run),
         "sources": [
             [row["rollout/rollouts_total"], row["select/sources"]]
-            for row in lines(run / "metrics.jsonl")
+            for row in metrics
             if row.get("select/sources")
+        ],
+        "forecasts": [
+            [row["select/forecast"], float(np.mean(row["select/success"]))]
+            for row in metrics
+            if "select/forecast" in row and None not in (row["select/success"] or [None])
         ],
     }
 

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 import mixed_study
+import numpy as np
 import result_costs
 import yaml
 from matched import COSTS, OURS, area, final
@@ -185,6 +186,28 @@ def tried(folder: str) -> str:
         rows.append([f"`{name}`", *cells, f"{best['informative']:.2f}"])
     heads = ("rollouts", "mean accuracy on the way, by try", "the best try at the end")
     return table([f"from {first['avg@k']:.3f}", *heads, "informative groups"], rows)
+
+
+@block
+def foretold(folder: str) -> str:
+    """Of runs that say what they expect: success expected and found, and how these go together."""
+    rows = []
+    for name, by_seed in mixed_study.kept_runs(RESULTS / folder).items():
+        pairs = [np.array(run["forecasts"]) for run in by_seed.values() if run.get("forecasts")]
+        if not pairs:
+            continue
+        told = [
+            median_with_interval([float(measure(one)) for one in pairs])
+            for measure in (
+                lambda one: one[:, 0].mean(),
+                lambda one: one[:, 1].mean(),
+                lambda one: np.corrcoef(one.T)[0, 1],
+            )
+        ]
+        steps = f"{sum(map(len, pairs))} steps"
+        rows.append([f"`{name}`, {steps}", *(spread(entry, ".2f") for entry in told)])
+    heads = ("", "success expected", "found", "correlation, step by step")
+    return table(heads, rows)
 
 
 @block
