@@ -16,6 +16,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -280,9 +281,27 @@ def texts(folder: Path) -> dict[str, str]:
     return {"summary.json": json.dumps(summary, indent=1) + "\n", "table.md": table(summary)}
 
 
+def draw_accuracy(runs: Runs, output: Path) -> None:
+    """Accuracy over rollouts, the mean over seeds."""
+    figure, axes = pyplot().subplots(figsize=(5.0, 3.2))
+    for colour, (name, by_seed) in zip(cycle(COLOURS), runs.items(), strict=False):
+        evals = [run["evals"] for run in by_seed.values()]
+        means = np.mean([[row["avg@k"] for row in rows] for rows in evals], axis=0)
+        axes.plot([row["rollouts_total"] for row in evals[0]], means, color=colour, label=name)
+    axes.set(xlabel="rollouts", ylabel="accuracy")
+    axes.legend(fontsize="small", frameon=False)
+    figure.tight_layout()
+    save(figure, output)
+
+
 def pictures(folder: Path, output: Path) -> None:
-    """Draws the figure of kept runs into a folder, if they chose from several sources."""
+    """Draws the figures of kept runs into a folder: of how few prompts suffice the accuracy, else
+    the spread, if they chose from several sources.
+    """
     runs = kept_runs(folder)
+    if folder.name == "few":
+        draw_accuracy(runs, output / "accuracy.svg")
+        return
     if all(run["sources"] for by_seed in runs.values() for run in by_seed.values()):
         draw(runs, output / "spread.svg")
 

@@ -141,14 +141,21 @@ def comparison_short(folder: str) -> str:
 @block
 def to_final(folder: str, *names: str) -> str:
     """Of a study by kinds: what `dopr` pays for what the named strategies end with."""
-    summary = mixed_study.summarise(mixed_study.kept_runs(RESULTS / folder))
+    return paid_for(folder, OURS, *names)
+
+
+@block
+def paid_for(folder: str, ours: str, *names: str) -> str:
+    """Of a study by kinds: what one strategy pays for what the others end with."""
+    runs = mixed_study.kept_runs(RESULTS / folder)
     rows = []
     for name in names:
-        entry = summary["against"][name]
+        entry = mixed_study.against(runs, name, ours)
         ratios = [spread(entry[cost], ".2f") for cost in COSTS]
         rows.append([f"`{name}`", f"{entry['matched_final']:.3f}", *ratios])
-    heads = (f"`dopr` against, {summary['seeds']} seeds", "its final", "rollouts", "tokens")
-    return table([*heads, "seconds"], rows)
+    seeds = f"{len(runs[ours])} seeds" if len(runs[ours]) > 1 else "one seed"
+    heads = (f"`{ours}` against, {seeds}", "its final", "rollouts", "tokens", "seconds")
+    return table(heads, rows)
 
 
 @block

@@ -219,6 +219,13 @@ def answers(results: Path) -> Any:
 
 
 @derived
+def dopr_one(results: Path) -> Any:
+    """What one prompt a step pays on SmolLM2 for what uniform choice ends with."""
+    runs = read(results / "smollm2" / "answers" / "runs.json")
+    return mixed_study.against(runs, "uniform-tuned", "dopr-one")
+
+
+@derived
 def gpu(results: Path) -> Any:
     """The larger step on a GPU: `dopr` over plain TRL."""
     found = read(results / "gpu.json")["parts"]["steps, small, bfloat16 beside float32"]
