@@ -48,8 +48,7 @@ HALF = "-half"  # the name of a strategy that was planned for half of the budget
 def read_runs(folder: Path) -> Runs:
     """Strategy -> seed -> evaluations by kind, and how many prompts of each source were chosen."""
     found: Runs = {}
-    for file in sorted(folder.glob("runs/*/seed-*/config.yaml")):
-        run = file.parent
+    for run in sorted(folder.glob("runs/*/seed-*")):
         if ended(run):
             name, seed = run.parent.name, run.name.removeprefix("seed-")
             found.setdefault(name, {})[seed] = read_run(run)
@@ -59,8 +58,7 @@ def read_runs(folder: Path) -> Runs:
 def read_tries(folder: Path) -> dict[str, dict[str, Runs]]:
     """Strategy -> try -> seed -> run, of a comparison's tuning."""
     found: dict[str, dict[str, Runs]] = {}
-    for file in sorted(folder.glob("tuning/*/*/seed-*/config.yaml")):
-        run = file.parent
+    for run in sorted(folder.glob("tuning/*/*/seed-*")):
         if ended(run):
             tries = found.setdefault(run.parent.parent.name, {})
             seed = run.name.removeprefix("seed-")
@@ -92,9 +90,11 @@ def ended(run: Path) -> bool:
     """Whether all its rollouts were made and evaluated; saving may have failed after that."""
     if (run / "done.json").exists():
         return bool(json.loads((run / "done.json").read_text())["finished"])
-    budget = load_yaml(run / "config.yaml")["max_rollouts"]
-    file = run / "eval.jsonl"
-    return file.exists() and lines(file)[-1]["rollouts_total"] >= budget
+    settings, evals = run / "config.yaml", run / "eval.jsonl"
+    if not (settings.exists() and evals.exists()):  # killed at once
+        return False
+    budget = float(load_yaml(settings)["max_rollouts"])
+    return bool(lines(evals)[-1]["rollouts_total"] >= budget)
 
 
 def read_run(run: Path) -> Run:

@@ -124,6 +124,24 @@ def test_runs_that_have_not_come_to_their_end_are_not_kept(tmp_path: Path) -> No
     assert list(mixed_study.read_runs(tmp_path)["dopr"]) == ["0"]
 
 
+def test_a_run_counts_whose_evaluations_are_whole_though_it_could_not_be_saved(
+    tmp_path: Path,
+) -> None:
+    for number, rollouts in enumerate((200, 100)):
+        folder = tmp_path / "tuning" / "dopr" / f"try-{number}" / "seed-9"
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("max_rollouts: 200\n")
+        rows = run(0.1, 0.2, 0.3)["evals"][: rollouts // 100 + 1]
+        (folder / "eval.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        step = {"select/success": [0.5, 1.0], "select/forecast": 0.5}
+        (folder / "metrics.jsonl").write_text(json.dumps(step) + "\n")
+    tries = mixed_study.read_tries(tmp_path)
+    assert list(tries["dopr"]) == ["try-0"]
+    best = mixed_study.best_tries(tries)["dopr"]["9"]
+    assert best["informative"] == 0.5 and best["forecasts"] == [[0.5, 0.75]]
+    assert mixed_study.scores(tries) == {"dopr": {"try-0": {"9": [0.1, 0.2, 0.3]}}}
+
+
 @pytest.mark.parametrize("kind", [lying_likeness.ShuffledDoPR, lying_likeness.SameDoPR])
 def test_who_is_lied_to_reads_other_prompts_and_rolls_out_its_own(kind: Any) -> None:
     strategy = kind()

@@ -190,6 +190,7 @@ def test_what_is_said_of_the_method_reaches_the_trainer_as_it_is(tmp_path: Path)
     changed = {
         "strategy": "mopps",
         "strategy_args": {"prompts_per_step": 3},
+        "answer_column": "solution",
         "ibro_coefficient": 0.25,
         "ibro_schedule": "linear",
         "advantage_estimator": "dbb",
