@@ -264,42 +264,28 @@ def test_answers_that_nobody_can_read_are_refused() -> None:
     assert DoPR().measures == frozenset()
 
 
+def reader(folder: Any, pool: Dataset, **settings: Any) -> DoPRTrainer:
+    """A trainer that is to read the reference answers of a pool."""
+    settings |= {"bf16": False, "report_to": "none", "strategy_args": {"answers": True}}
+    return DoPRTrainer(
+        make_model(),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=DoPRConfig(output_dir=str(folder), **settings),
+        train_dataset=pool,
+        processing_class=make_tokenizer(),
+    )
+
+
 def test_a_pool_without_answers_is_refused_by_name(tmp_path: Any) -> None:
     with pytest.raises(UserError, match="column 'answer'"):
-        DoPRTrainer(
-            make_model(),
-            reward_funcs=lambda completions, **_: [0.0] * len(completions),
-            args=DoPRConfig(
-                output_dir=str(tmp_path),
-                bf16=False,
-                report_to="none",
-                strategy_args={"answers": True},
-            ),
-            train_dataset=make_dataset(12).remove_columns("answer"),
-            processing_class=make_tokenizer(),
-        )
+        reader(tmp_path, make_dataset(12).remove_columns("answer"))
 
 
 def test_another_column_may_say_what_a_right_completion_is_like(tmp_path: Any) -> None:
     pool = make_dataset(12)
     worked = [f"it is {answer}" for answer in pool["answer"]]
-
-    def trainer(column: str) -> DoPRTrainer:
-        return DoPRTrainer(
-            make_model(),
-            reward_funcs=lambda completions, **_: [0.0] * len(completions),
-            args=DoPRConfig(
-                output_dir=str(tmp_path),
-                bf16=False,
-                report_to="none",
-                strategy_args={"answers": True},
-                answer_column=column,
-            ),
-            train_dataset=pool.add_column("solution", worked),
-            processing_class=make_tokenizer(),
-        )
-
-    made = trainer("solution")
+    both = pool.add_column("solution", worked)
+    made = reader(tmp_path, both, answer_column="solution")
     said, tokens = made._measure(Measure(tuple(range(12)), "answer_likelihood"))
     model, tokenizer = made.model, made.processing_class
     read, same = read_answers(model, tokenizer, list(pool["prompt"]), worked, 64)
@@ -307,7 +293,7 @@ def test_another_column_may_say_what_a_right_completion_is_like(tmp_path: Any) -
     bare, _ = read_answers(model, tokenizer, list(pool["prompt"]), list(pool["answer"]), 64)
     assert (said < bare).all()
     with pytest.raises(UserError, match="column 'worked'"):
-        trainer("worked")
+        reader(tmp_path, both, answer_column="worked")
 
 
 def test_the_first_answer_may_come_while_a_step_is_in_flight() -> None:

@@ -23,6 +23,11 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
+def weights_in(folder: Path) -> set[str]:
+    """The folders below one that hold weights, those of checkpoints too."""
+    return {str(file.parent.relative_to(folder)) for file in folder.rglob("*.safetensors")}
+
+
 def write_rows(path: Path, rows: int = 24) -> Path:
     lines = [
         json.dumps({"prompt": f"{i}+{i + 1}=?", "answer": str(2 * i + 1)}) for i in range(rows)
