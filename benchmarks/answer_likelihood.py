@@ -5,6 +5,9 @@
         --dataset tiny:leg_counting/half
     python benchmarks/answer_likelihood.py --model runs/svamp/model --chat --longest 24 \\
         --dataset runs/svamp/train.jsonl --answer-column solution --name smollm2-135m-svamp
+    python benchmarks/answer_likelihood.py --model runs/steps/model --longest 32 --end-marks 2 198 \\
+        --dataset examples/arithmetic_in_steps.py:arithmetic --answer-column solution \\
+        --name smollm2-135m-steps
 
 Prompts are drawn from a pool, answered at temperature 1, and their reference answers are read.
 Told are the correlation of likelihood and success rate, beside that of the rates of one half of the
@@ -115,7 +118,7 @@ def main() -> None:
     parser.add_argument("--dataset", default="examples/short_answers.py:worked")
     parser.add_argument("--reward", default="math")
     parser.add_argument("--longest", type=int, default=6, help="tokens of a completion")
-    parser.add_argument("--end-marks", type=int, nargs="*", default=[2, 198])
+    parser.add_argument("--end-marks", type=int, nargs="*", help="besides the model's own")
     parser.add_argument("--prompts", type=int, default=240)
     parser.add_argument("--k", type=int, default=16)
     parser.add_argument("--chat", action="store_true", help="prompts are asked as chats")
@@ -125,7 +128,9 @@ def main() -> None:
     pool = load_task(options.dataset, split="train", chat=options.chat).shuffle(seed=1)
     pool = pool.select(range(min(options.prompts, len(pool))))
     model, tokenizer = load_model(options.model)
-    ends = {"eos_token_id": options.end_marks} if options.model == "smollm2-135m" else None
+    if options.end_marks is None:  # a line feed ends an answer by example
+        options.end_marks = [2, 198] if options.model == "smollm2-135m" else []
+    ends = {"eos_token_id": options.end_marks} if options.end_marks else None
     sampling = Sampling(options.longest, generation_options=ends)
     rewards, _ = sample_rewards(
         model, tokenizer, pool, [load_reward(options.reward)], options.k, sampling, None
