@@ -5,7 +5,8 @@
         --dataset tiny:leg_counting/half
     python benchmarks/answer_likelihood.py --model runs/svamp/model --chat --longest 24 \\
         --dataset runs/svamp/train.jsonl --answer-column solution --name smollm2-135m-svamp
-    python benchmarks/answer_likelihood.py --model runs/steps/model --longest 32 --end-marks 2 198 \\
+    python benchmarks/answer_likelihood.py --model runs/steps/model --longest 32 \\
+        --end-marks 198 \\
         --dataset examples/arithmetic_in_steps.py:arithmetic --answer-column solution \\
         --name smollm2-135m-steps
 

@@ -210,10 +210,6 @@ def answers(results: Path) -> Any:
         },
         "read_a_step": float(np.mean(found)) / steps,
         "read_of_generated": float(np.mean(found) / np.mean(generated)),
-        "tokens": float(
-            np.mean([row["tokens_total"] for row in ends["dopr"]])
-            / np.mean([row["tokens_total"] for row in ends["uniform-tuned"]])
-        ),
         "longer": seconds["dopr"] / seconds["uniform-tuned"] - 1,
     }
 
