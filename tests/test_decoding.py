@@ -23,7 +23,7 @@ from transformers import (
 
 from dopr import DoPRConfig, DoPRTrainer
 from dopr.policy import decoding
-from dopr.policy.direct_layers import as_operation, attend, side_by_side
+from dopr.policy.direct_layers import as_operation, attend
 from dopr.policy.generation import decoding_loop, faster_generation, is_supported
 from dopr.policy.roomy_cache import RoomyLayer
 from tiny import digits_reward, make_dataset, make_model, make_tokenizer
@@ -304,19 +304,6 @@ def test_a_changed_module_is_called_as_it_is() -> None:
     assert as_operation(layer) is not layer
     layer.register_forward_hook(lambda *_: None)
     assert as_operation(layer) is layer
-
-
-@pytest.mark.parametrize("changed", [False, True])
-def test_several_maps_of_one_input_give_what_each_gives(changed: bool) -> None:
-    """Small ones are one product; where one of them is changed each is called as it is."""
-    maps = [torch.nn.Linear(5, width, bias=False) for width in (4, 2, 3)]
-    if changed:
-        maps[1].register_forward_hook(lambda module, inputs, output: 2 * output)
-    hidden = torch.randn(6, 5)
-    with torch.no_grad():
-        found, each = side_by_side(maps)(hidden), [one(hidden) for one in maps]
-    assert all(torch.allclose(a, b) for a, b in zip(found, each, strict=True))
-    assert (found[0]._base is not None) == (not changed)  # parts of one tensor
 
 
 def test_tokens_can_be_trained_on() -> None:

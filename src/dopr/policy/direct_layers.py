@@ -7,7 +7,7 @@ Adapters (LoRA) and other changed modules are called as they are.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -20,8 +20,6 @@ from dopr.policy.roomy_cache import RoomyLayer
 
 # Not cuDNN's: it makes a plan for every new number of rows or tokens, and here each call is one.
 _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-_SMALL = 2**18  # numbers of the weights that are read by one product
 
 Operation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -67,22 +65,6 @@ def as_operation(module: Any) -> Operation:
     if type(module).__name__.endswith("RMSNorm"):
         return _as_rms_norm(module.weight, module.variance_epsilon)
     return functional.silu
-
-
-def side_by_side(modules: Sequence[Any]) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:
-    """What several linear maps make of one input.
-
-    Small ones on a CPU, where calling each takes longer than what it computes, are one product of
-    matrices, for which their weights are copied.
-    """
-    plain = all(type(m) is nn.Linear and is_direct(m) and m.bias is None for m in modules)
-    small = plain and sum(m.weight.numel() for m in modules) <= _SMALL
-    if small and modules[0].weight.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-        both = torch.cat([m.weight.detach() for m in modules]).t().contiguous()
-        widths = [m.out_features for m in modules]
-        return lambda hidden: torch.mm(hidden, both).split(widths, dim=-1)
-    operations = [as_operation(module) for module in modules]
-    return lambda hidden: [operation(hidden) for operation in operations]
 
 
 def _as_rms_norm(weight: torch.Tensor, eps: float) -> Operation:
@@ -166,22 +148,18 @@ class DirectLayer:
         self.width, self.scaling = attention.head_dim, attention.scaling
         self.is_direct = True
         self.first_norm = self._take(layer.input_layernorm)
-        self.states = self._take_several(attention.q_proj, attention.k_proj, attention.v_proj)
-        self.output = self._take(attention.o_proj)
+        self.query, self.key = self._take(attention.q_proj), self._take(attention.k_proj)
+        self.value, self.output = self._take(attention.v_proj), self._take(attention.o_proj)
         self.head_norms = None
         if hasattr(attention, "q_norm"):
             self.head_norms = self._take(attention.q_norm), self._take(attention.k_norm)
         self.second_norm = self._take(layer.post_attention_layernorm)
-        self.gate_and_up = self._take_several(mlp.gate_proj, mlp.up_proj)
+        self.gate, self.up = self._take(mlp.gate_proj), self._take(mlp.up_proj)
         self.activation, self.down = self._take(mlp.act_fn), self._take(mlp.down_proj)
 
     def _take(self, module: Any) -> Operation:
         self.is_direct &= is_direct(module)
         return as_operation(module)
-
-    def _take_several(self, *modules: Any) -> Callable[[torch.Tensor], Sequence[torch.Tensor]]:
-        self.is_direct &= all(map(is_direct, modules))
-        return side_by_side(modules)
 
     def __call__(
         self,
@@ -203,8 +181,7 @@ class DirectLayer:
         """
         hidden = hidden + self._attend(self.first_norm(hidden), mask, cosine, sine)
         normed = self.second_norm(hidden)
-        gate, up = self.gate_and_up(normed)
-        return hidden + self.down(self.activation(gate) * up)
+        return hidden + self.down(self.activation(self.gate(normed)) * self.up(normed))
 
     def _attend(
         self,
@@ -214,12 +191,14 @@ class DirectLayer:
         sine: torch.Tensor,
     ) -> torch.Tensor:
         rows = len(hidden)
-        query, key, value = (x.view(rows, -1, self.width) for x in self.states(hidden))
+        query = self.query(hidden).view(rows, -1, self.width)
+        key = self.key(hidden).view(rows, -1, self.width)
         if self.head_norms is not None:
             query, key = self.head_norms[0](query), self.head_norms[1](key)
         heads, key_heads = query.shape[1], key.shape[1]
         both = torch.cat([query, key], dim=1)
         both = torch.addcmul(both * cosine, both.roll(self.width // 2, -1), sine)
+        value = self.value(hidden).view(rows, key_heads, self.width)
         keys, values = self.cache.append(both[:, heads:], value)
         # The heads that share a key stand beside each other as if they were tokens.
         query = both[:, :heads].view(rows, key_heads, heads // key_heads, self.width)
