@@ -222,6 +222,13 @@ def dopr_one(results: Path) -> Any:
 
 
 @derived
+def dopr_1024(results: Path) -> Any:
+    """What `dopr` pays on SmolLM2, with twice its rollouts, for what the standard recipe ends with."""
+    runs = read(results / "smollm2" / "strategies" / "runs.json")
+    return mixed_study.against(runs, "grpo", "dopr-1024")
+
+
+@derived
 def gpu(results: Path) -> Any:
     """The larger step on a GPU: `dopr` over plain TRL."""
     found = read(results / "gpu.json")["parts"]["steps, small, bfloat16 beside float32"]
