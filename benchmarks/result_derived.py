@@ -223,7 +223,7 @@ def dopr_one(results: Path) -> Any:
 
 @derived
 def dopr_1024(results: Path) -> Any:
-    """What `dopr` pays on SmolLM2, with twice its rollouts, for what the standard recipe ends with."""
+    """What `dopr` with twice its rollouts pays on SmolLM2 for what `grpo` ends with."""
     runs = read(results / "smollm2" / "strategies" / "runs.json")
     return mixed_study.against(runs, "grpo", "dopr-1024")
 
