@@ -1,8 +1,8 @@
 """What a finished comparison on a pool of several kinds says of each kind.
 
     python benchmarks/mixed_study.py runs/studies/mixed/half docs/results/mixed/half
-    python benchmarks/mixed_study.py --tries runs/studies/smollm2/strategies \\
-        docs/results/smollm2/strategies
+    python benchmarks/mixed_study.py --tries runs/studies/smollm2/equations \\
+        docs/results/smollm2/equations
 
 Keeps config.yaml and tuning.json, and the evaluations of every run by kind and the sources of what
 was chosen (runs.json; strategies that were not run again stay as they were kept); writes

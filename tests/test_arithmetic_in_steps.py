@@ -1,6 +1,5 @@
 """The pool of examples/arithmetic_in_steps.py: every line is right, and no question comes twice."""
 
-import importlib.util
 import json
 import re
 import sys
@@ -12,19 +11,15 @@ from types import ModuleType
 import pytest
 
 from dopr.rewards import load_reward
+from scripts import load_script
 
-FILE = Path(__file__).parent.parent / "examples" / "arithmetic_in_steps.py"
 KINDS = ("sums", "differences", "products")
 PARTS = ("start", "train", "test")
 
 
 @pytest.fixture(scope="module")
 def pool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("arithmetic_in_steps", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/arithmetic_in_steps.py")
 
 
 def value_of(text: str) -> int:

@@ -1,8 +1,6 @@
 """Curated warm starts: patterns, clusters, the choice, the model, and the study's pieces."""
 
-import importlib.util
 import json
-import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -31,6 +29,7 @@ from dopr.warmstart.finetune import WarmstartSettings, run_warmstart
 from dopr.warmstart.habits import HABITS, complete
 from dopr.warmstart.mixture import problems
 from dopr.warmstart.patterns import count_steps, pattern_features, scaled, shape
+from scripts import load_script
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -283,13 +282,7 @@ def test_curation_needs_its_data(capsys: pytest.CaptureFixture) -> None:
 
 @pytest.fixture
 def study() -> Any:
-    path = Path(__file__).parent.parent / "benchmarks" / "tailor_study.py"
-    spec = importlib.util.spec_from_file_location("tailor_study", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tailor_study"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/tailor_study.py")
 
 
 def test_the_arms_differ_in_the_model_alone(study: Any, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What the documentation names is there: links, headings, files, modules."""
 
-import importlib.util
 import re
 import subprocess
 from collections.abc import Iterator
@@ -8,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from scripts import load_script
 
 ROOT = Path(__file__).parent.parent
 ROOTS = ("src", "docs", "tests", "examples", "configs", "benchmarks", ".github")
@@ -125,11 +126,7 @@ def test_what_is_not_there_is_found() -> None:
 
 
 def site_hooks() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("site_hooks", ROOT / "docs" / "site_hooks.py")
-    assert spec is not None and spec.loader is not None
-    hooks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hooks)
-    return hooks
+    return load_script("docs/site_hooks.py")
 
 
 def test_everything_public_has_a_docstring_and_it_names_no_argument_that_is_not_there() -> None:

@@ -1,11 +1,11 @@
 """`math_reward` on the public benchmarks' own answers; skipped where they are not at hand."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
+
+from scripts import load_script
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".." / "shared" / "data" / "benchmarks"
@@ -22,12 +22,7 @@ needs_files = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def benchmark():
-    path = ROOT / "benchmarks" / "check_math_reward.py"
-    spec = importlib.util.spec_from_file_location("check_math_reward", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+    return load_script("benchmarks/check_math_reward.py")
 
 
 @needs_files

@@ -1,25 +1,20 @@
 """The pools of examples/short_answers.py: what is asked, and that its answer is right."""
 
-import importlib.util
 import logging
 import math
 import re
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-FILE = Path(__file__).parent.parent / "examples" / "short_answers.py"
+from scripts import load_script
+
 KINDS = {"worked_sums": "-+", "worked_products": "*", "worked_divisors": ","}
 
 
 @pytest.fixture(scope="module")
 def pools() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("short_answers", FILE)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("examples/short_answers.py")
 
 
 def value_of(line: str) -> int:
