@@ -11,7 +11,7 @@ had their share of the choice (`dopr.strategies.parts.even_shares`).
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 
 from dopr.core.errors import unknown_name
 from dopr.core.ledger import Ledger
+from dopr.core.moves import prompt_ids
 from dopr.core.strategy import Group, StepPlan, require
 from dopr.core.stream import PromptStream
 from dopr.core.success_rates import reward_range, to_unit
 from dopr.strategies.methods.dopr_paper import DoPRPaper, Scores
+from dopr.strategies.parts.candidates import best as best_of
 from dopr.strategies.parts.even_shares import EvenShares
 from dopr.strategies.parts.expected_tokens import ExpectedTokens
 from dopr.strategies.parts.shared_rates import Forecasts, SharedRates
@@ -47,6 +49,11 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         candidates, volatility, entropy, prior_strength: see `DoPRPaper`.
         signal_std: of `predicted`, see `SharedRates`.
         answers, reread: of `predicted`, see `ReferenceAnswers`.
+        carry: of `predicted`, how many candidates of earlier steps stand for choice again, the best
+            of those not chosen. What was read of them is not read again for `reread` steps, so that
+            few new candidates a step make many to choose from.
+        draw_every: of `predicted`, steps from one draw of new candidates to the next; the steps
+            between choose among those carried on, as long as there are enough of them.
         room: of `predicted`, exponent of what a prompt has left to gain, of what new prompts have,
             where prompts do not help each other; times `independence` where they may.
         balance: of `predicted`, see `EvenShares`.
@@ -66,6 +73,16 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
     prior: str = "predicted"
     room: float = 1.25
     cost: Literal["rollouts", "tokens"] = "rollouts"
+    carry: int = 0
+    draw_every: int = 1
+
+    _drawn_at: int = field(default=-1, init=False, repr=False)  # the step of the last draw
+    _carried: NDArray[np.int64] = field(
+        default_factory=lambda: np.empty(0, np.int64),
+        init=False,
+        repr=False,
+        metadata=prompt_ids(),
+    )
 
     def __post_init__(self) -> None:
         DoPRPaper.__post_init__(self)
@@ -74,6 +91,16 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         if self.cost not in COSTS:
             raise unknown_name("cost", self.cost, COSTS)
         require(self.room >= 0, f"room is {self.room}; it must not be negative")
+        require(self.carry >= 0, f"carry is {self.carry}; it must not be negative")
+        require(
+            not self.carry or self.prior == "predicted",
+            f"carry is of prior 'predicted', not of {self.prior!r}",
+        )
+        require(self.draw_every >= 1, f"draw_every is {self.draw_every}; it must be at least 1")
+        require(
+            self.draw_every == 1 or self.carry > 0,
+            "draw_every leaves steps to candidates carried on; set carry too",
+        )
         require(
             not self.answers or self.prior == "predicted",
             f"answers are read for prior 'predicted'; prior {self.prior!r} makes no use of them",
@@ -86,12 +113,12 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
     def step(self, prompts: PromptStream, ledger: Ledger) -> StepPlan:
         if self.prior != "predicted":
             return (yield from super().step(prompts, ledger))
-        candidates = prompts.draw(min(self.candidates, prompts.size))
+        count = self.prompts_per_step or self.usual_prompts
+        candidates = self.candidates_of_now(prompts, ledger, count)
         features = yield from self.read(prompts, candidates)
         said = yield from self.read_answers(prompts, candidates, ledger)
         forecasts = self.forecast(candidates, features, ledger, said)
         scores = self.score(candidates, ledger, forecasts)
-        count = self.prompts_per_step or self.usual_prompts
         worth = scores.score.astype(np.float64)
         if self.cost == "tokens":
             worth /= self.expected_tokens(candidates, forecasts.inputs, ledger)
@@ -101,6 +128,7 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         if picked.spread is not None:
             self._last["select/spread"] = picked.spread
         chosen = candidates[best]
+        self._carry_on(candidates, scores, chosen, prompts)
         groups = yield self.requests(chosen)
         known = forecasts.of(best)
         self._last["select/forecast"] = float(known.mean.mean())
@@ -110,6 +138,42 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         if self.cost == "tokens":
             self.note_lengths(groups, chosen, known.inputs)
         return self.expecting(groups, expected, varied, ledger)
+
+    def candidates_of_now(
+        self, prompts: PromptStream, ledger: Ledger, count: int
+    ) -> NDArray[np.int64]:
+        """New candidates and, after them, those carried on from earlier steps, all distinct.
+
+        Args:
+            prompts: the stream to draw new ones from.
+            ledger: tells the step.
+            count: prompts that the step is to choose.
+        """
+        carried = [i for i in self._carried.tolist() if i not in prompts.withheld]
+        since = ledger.step - self._drawn_at
+        if self._drawn_at >= 0 and 0 <= since < self.draw_every and len(carried) >= count:
+            return np.array(carried, np.int64)
+        self._drawn_at = ledger.step
+        new = prompts.draw(min(self.candidates, prompts.size))
+        taken = set(new.tolist())
+        again = [i for i in carried if i not in taken]
+        return np.concatenate([new, np.array(again, np.int64)]) if again else new
+
+    def _carry_on(
+        self,
+        candidates: NDArray[np.int64],
+        scores: Scores,
+        chosen: NDArray[np.int64],
+        prompts: PromptStream,
+    ) -> None:
+        """Keep the `carry` best of the candidates that were not chosen."""
+        if not self.carry:
+            return
+        self._last["select/carried"] = float(np.isin(chosen, self._carried).mean())
+        left = np.flatnonzero(~np.isin(candidates, chosen))
+        if left.size:
+            left = left[best_of(scores.score[left], self.carry, prompts.rng)]
+        self._carried = candidates[left]
 
     def expecting(
         self,
