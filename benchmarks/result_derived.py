@@ -230,7 +230,7 @@ def dopr_1024(results: Path) -> Any:
 
 @derived
 def dopr_24(results: Path) -> Any:
-    """What `dopr` that reads 24 candidates every fourth step pays for what uniform choice ends with."""
+    """What reading 24 candidates every fourth step pays for what uniform choice ends with."""
     runs = read(results / "smollm2" / "carry" / "runs.json")
     return mixed_study.against(runs, "uniform-tuned", "dopr-24")
 
