@@ -50,8 +50,8 @@ class DoPR(DoPRPaper, SharedRates, EvenShares, ExpectedTokens):
         signal_std: of `predicted`, see `SharedRates`.
         answers, reread: of `predicted`, see `ReferenceAnswers`.
         carry: of `predicted`, how many candidates of earlier steps stand for choice again, the best
-            of those not chosen. What was read of them is not read again for `reread` steps, so that
-            few new candidates a step make many to choose from.
+            of those not chosen. With `answers` set `reread` too: what was read of them is not read
+            again for so many steps, and few new candidates a step make many to choose from.
         draw_every: of `predicted`, steps from one draw of new candidates to the next; the steps
             between choose among those carried on, as long as there are enough of them.
         room: of `predicted`, exponent of what a prompt has left to gain, of what new prompts have,
